@@ -1,0 +1,5 @@
+"""Checkpoints of other frameworks to native ones, and the proof that nothing changed on the way."""
+
+from conversion.convert import convert
+
+__all__ = ["convert"]

@@ -1,0 +1,37 @@
+"""One file per architecture, named after its Hugging Face `model_type`: `from_hf(keys)` and `TABLE`."""
+
+import importlib
+import pkgutil
+from typing import Any, Protocol
+
+from conversion.keys import Keys
+from conversion.table import Table
+from jaxllm import config
+from jaxllm.errors import InputError
+
+
+class Architecture(Protocol):
+    """What an architecture's file holds."""
+
+    TABLE: Table
+
+    @staticmethod
+    def from_hf(keys: Keys) -> config.Decoder:
+        """Our config from theirs."""
+        ...
+
+
+def names() -> list[str]:
+    """The supported model types."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def architecture(model_type: Any) -> Architecture:
+    """The file of a model type.
+
+    Raises:
+        InputError: there is none.
+    """
+    if model_type not in names():
+        raise InputError(f"config.json: model_type {model_type!r} is not supported; known: {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{model_type}")  # pyright: ignore[reportReturnType]

@@ -1,0 +1,95 @@
+"""From a checkpoint in anybody's layout to a native one."""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from conversion.architectures import architecture
+from conversion.keys import Keys
+from conversion.source import Source, open_source
+from conversion.table import Table, claim
+from jaxllm import checkpoint, config
+from jaxllm.errors import InputError
+from jaxllm.models.decoder import abstract
+
+
+class Translation(NamedTuple):
+    """A source, our config for it, and the table of its weights."""
+
+    source: Source
+    part: config.Decoder
+    table: Table
+    dtype: np.dtype  # the one that most of the weights are stored in
+
+
+def translate(source: Source) -> Translation:
+    """Our config from the source's, every key of which is accounted for.
+
+    Raises:
+        InputError: an architecture or a key that is not supported.
+    """
+    keys = Keys(source.config)
+    module = architecture(keys.take("model_type", None))
+    part = module.from_hf(keys)
+    keys.finish()
+    part = dataclasses.replace(part, eos_token_ids=_eos_token_ids(source, part))
+    return Translation(source, part, module.TABLE, _stored_dtype(source))
+
+
+def convert(
+    source: str | Path, target: str | Path, dtype: Any = None, quantize: None = None, revision: str | None = None
+) -> Path:
+    """Writes the native checkpoint `target` from a directory or hub repository; returns its path.
+
+    Every tensor keeps its dtype unless `dtype` names another. Nothing is left behind when it fails.
+
+    Raises:
+        InputError: the source is no whole, supported checkpoint, or the target exists.
+    """
+    if quantize is not None:
+        raise InputError(f"quantize={quantize!r}: quantized weights are not supported yet")
+    target = Path(target)
+    if target.exists():
+        raise InputError(f"{target}: exists already; remove it or choose another target")
+    return write(translate(open_source(source, revision)), target, dtype and checkpoint.float_dtype(dtype))
+
+
+def write(translation: Translation, target: Path, dtype: np.dtype | None = None) -> Path:
+    """Claims every tensor of a translated source and writes the native checkpoint."""
+    source, part, table, stored = translation
+    arrays = list(claim(table, abstract(part), source.tensors, dtype))
+    manifest = {
+        "source": str(source.path),
+        "layout": source.layout,
+        "dtype": str(dtype or stored),
+        "hf_config": source.config,
+    }
+    return checkpoint.save(target, part, arrays, manifest, source.auxiliary)
+
+
+def _stored_dtype(source: Source) -> np.dtype:
+    sizes: Counter[np.dtype] = Counter()
+    for tensor in source.tensors.values():
+        if tensor.dtype.kind in "fV":
+            sizes[tensor.dtype] += math.prod(tensor.shape)
+    if not sizes:
+        raise InputError(f"{source.path}: holds no floating-point weights")
+    return sizes.most_common(1)[0][0]
+
+
+def _eos_token_ids(source: Source, part: config.Decoder) -> tuple[int, ...]:
+    """`generation_config.json` has the last word on what ends a text, as in Transformers."""
+    for file in source.auxiliary:
+        if file.name == "generation_config.json":
+            try:
+                generation = json.loads(file.read_text())
+            except (OSError, ValueError) as error:
+                raise InputError(f"{file}: cannot be read: {error}") from None
+            if isinstance(generation, dict) and "eos_token_id" in generation:
+                return Keys(generation, file.name).token_ids("eos_token_id", None)
+    return part.eos_token_ids

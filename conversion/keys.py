@@ -1,0 +1,121 @@
+"""Reading a Hugging Face config so that nothing in it goes unnoticed.
+
+Every key must be taken by the architecture, or be known to change nothing (`HARMLESS`), or hold the one value
+under which it changes nothing (`NEUTRAL`). Any other key stops the conversion.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from jaxllm.errors import InputError
+
+# Keys without effect on the logits of an inference run, by why.
+HARMLESS = {
+    "names and bookkeeping": "architectures model_type transformers_version _name_or_path name_or_path auto_map "
+    "task_specific_params finetuning_task id2label label2id num_labels problem_type tokenizer_class "
+    "_commit_hash license model_name",
+    "dtype of the file, which the tensors state themselves": "torch_dtype dtype use_bfloat16",
+    "training only": "initializer_range attention_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop "
+    "layerdrop gradient_checkpointing tie_weights_keys classifier_dropout summary_type summary_use_proj "
+    "summary_activation summary_proj_to_labels summary_first_dropout rms_norm_type",
+    "how PyTorch computes, not what": "use_cache pretraining_tp reorder_and_upcast_attn attn_implementation "
+    "_attn_implementation _attn_implementation_autoset _flash_attn_2_enabled torchscript return_dict "
+    "return_dict_in_generate output_attentions output_hidden_states output_scores chunk_size_feed_forward "
+    "tf_legacy_loss",
+    "token ids that decoding does not use": "bos_token_id pad_token_id sep_token_id decoder_start_token_id "
+    "unk_token_id prefix mask_token_id",
+    "generation settings, which the caller gives": "max_length min_length do_sample early_stopping num_beams "
+    "num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty "
+    "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences suppress_tokens "
+    "begin_suppress_tokens forced_bos_token_id forced_eos_token_id remove_invalid_values "
+    "exponential_decay_length_penalty n_ctx",
+}
+_HARMLESS = {key for keys in HARMLESS.values() for key in keys.split()}
+
+# Keys that old dumps of any config carry; only these values leave the model as it is.
+NEUTRAL = {
+    "add_cross_attention": (False, None),
+    "cross_attention_hidden_size": (None,),
+    "is_encoder_decoder": (False,),
+    "is_decoder": (False, True),
+    "pruned_heads": ({}, None),
+    "tie_encoder_decoder": (False,),
+    "quantization_config": (None,),
+}
+
+_REQUIRED = object()
+
+
+class Keys:
+    """The keys of a config, or of an object in it, each to be taken once."""
+
+    def __init__(self, data: dict[str, Any], where: str = "config.json"):
+        self._left = dict(data)
+        self._where = where
+
+    def take(self, name: str, default: Any = _REQUIRED, kinds: tuple[type, ...] = ()) -> Any:
+        """The value of a key, of one of the given types; without a default it must be there."""
+        value = self._left.pop(name, default)
+        if value is _REQUIRED:
+            raise InputError(f"{self._where}: {name} is missing")
+        if kinds and value is not default and (not isinstance(value, kinds) or (bool not in kinds and value is True)):
+            raise InputError(f"{self._where}: {name} cannot be {_short(value)}")
+        return value
+
+    def size(self, name: str, default: Any = _REQUIRED, most: int = 1 << 31) -> int:
+        """A positive whole number; null stands for the default."""
+        value = self.take(name, default)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise InputError(f"{self._where}: {name} must be a whole number from 1 to {most}, not {_short(value)}")
+        return value
+
+    def size_or_none(self, name: str, default: int | None) -> int | None:
+        """A positive whole number, or null for none."""
+        if self._left.get(name, default) is None:
+            return self.take(name, None)
+        return self.size(name, default)
+
+    def number(self, name: str, default: Any = _REQUIRED) -> float:
+        """A positive finite number; null stands for the default."""
+        value = self.take(name, default)
+        value = default if value is None else value
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+            raise InputError(f"{self._where}: {name} must be a positive number, not {_short(value)}")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        return self.take(name, default, (bool,))
+
+    def choice(self, name: str, options: dict[str, Any], default: str = "") -> Any:
+        """What an option's name stands for."""
+        value = self.take(name, default)
+        if not isinstance(value, str) or value not in options:
+            raise InputError(f"{self._where}: {name}={_short(value)} is not supported; known: {', '.join(options)}")
+        return options[value]
+
+    def neutral(self, name: str, values: Iterable[Any]) -> None:
+        """Refuses a key that is there with any value but those that change nothing."""
+        if name in self._left and (value := self._left.pop(name)) not in values:
+            raise InputError(f"{self._where}: {name}={_short(value)} is not supported")
+
+    def token_ids(self, name: str, default: int | None) -> tuple[int, ...]:
+        """One token id, several, or none (null)."""
+        value = self.take(name, default)
+        ids = tuple(value) if isinstance(value, list) else () if value is None else (value,)
+        if any(not isinstance(item, int) or isinstance(item, bool) for item in ids):
+            raise InputError(f"{self._where}: {name} must be token ids, not {_short(value)}")
+        return ids
+
+    def finish(self) -> None:
+        """Refuses every key that is left and not known to be harmless."""
+        for name, values in NEUTRAL.items():
+            self.neutral(name, values)
+        if unknown := sorted(self._left.keys() - _HARMLESS):
+            raise InputError(f"{self._where}: {unknown[0]}={_short(self._left[unknown[0]])} is not supported")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

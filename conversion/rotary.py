@@ -1,0 +1,78 @@
+"""Rotary settings in both of Transformers' spellings: `rope_theta` + `rope_scaling` (v4), `rope_parameters` (v5)."""
+
+import math
+from typing import Any
+
+from conversion.keys import Keys
+from jaxllm import config
+from jaxllm.errors import InputError
+
+
+def rotary(keys: Keys, max_length: int, default_theta: float = 10_000.0) -> tuple[config.Rotary, int]:
+    """The rotary part of a config, and the context that its scaling extends `max_length` to.
+
+    Raises:
+        InputError: an unknown scaling, a key of it that is unknown or missing, or two spellings that disagree.
+    """
+    theta = keys.number("rope_theta", default_theta)
+    spellings = [keys.take(name, None, (dict, type(None))) for name in ("rope_scaling", "rope_parameters")]
+    given = [spelling for spelling in spellings if spelling]
+    if len(given) == 2 and given[0] != given[1]:
+        raise InputError("config.json: rope_scaling and rope_parameters disagree")
+    scaling = Keys(given[0] if given else {}, "config.json: rope_parameters")
+    theta = float(scaling.number("rope_theta", theta))
+    old, new = scaling.take("type", None), scaling.take("rope_type", None)
+    build = _SCALINGS.get(new or old or "default")
+    if build is None:
+        raise InputError(f"config.json: rope type {new or old!r} is not supported; known: {', '.join(_SCALINGS)}")
+    scaling.neutral("partial_rotary_factor", (1, None))
+    part, context = build(scaling, max_length)
+    scaling.finish()
+    return config.Rotary(theta, part), context
+
+
+def _default(keys: Keys, length: int) -> tuple[None, int]:
+    return None, length
+
+
+def _linear(keys: Keys, length: int) -> tuple[config.LinearScaling, int]:
+    factor = float(keys.number("factor"))
+    return config.LinearScaling(factor), int(length * factor)
+
+
+def _dynamic(keys: Keys, length: int) -> tuple[config.DynamicScaling, int]:
+    keys.neutral("original_max_position_embeddings", (length, None))
+    factor = float(keys.number("factor"))
+    return config.DynamicScaling(factor, length), int(length * factor)
+
+
+def _yarn(keys: Keys, length: int) -> tuple[config.YarnScaling, int]:
+    original = keys.size("original_max_position_embeddings", length)
+    factor = float(keys.number("factor"))
+    attention_factor = keys.take("attention_factor", None, (int, float, type(None)))
+    mscale, all_dim = (keys.take(name, None, (int, float, type(None))) for name in ("mscale", "mscale_all_dim"))
+    if attention_factor is None:
+        both = mscale and all_dim
+        attention_factor = _mscale(factor, mscale) / _mscale(factor, all_dim) if both else _mscale(factor, 1)
+    return config.YarnScaling(
+        factor,
+        original,
+        float(attention_factor),
+        float(keys.number("beta_fast", 32)),
+        float(keys.number("beta_slow", 1)),
+        keys.flag("truncate", True),
+    ), max(length, int(original * factor))
+
+
+def _mscale(factor: float, scale: Any) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def _llama3(keys: Keys, length: int) -> tuple[config.Llama3Scaling, int]:
+    original = keys.size("original_max_position_embeddings", length)
+    factors = (float(keys.number(name)) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    factor, low, high = factors
+    return config.Llama3Scaling(factor, original, low, high), length
+
+
+_SCALINGS = {"default": _default, "linear": _linear, "dynamic": _dynamic, "yarn": _yarn, "llama3": _llama3}

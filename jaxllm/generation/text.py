@@ -1,0 +1,123 @@
+"""Generation on text: prompts in, text out, whole or as it comes."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxllm.errors import InputError
+from jaxllm.generation.tokens import eos_token_ids, steps
+from jaxllm.models.decoder import Decoder
+from jaxllm.text import Tokenizer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next bit of a streamed text: what one token adds to it, possibly nothing yet.
+
+    Log-probabilities are natural and the model's own, before sampling settings; times are in seconds since the call,
+    `prompt_seconds` up to the first token. `finish_reason` is None, or on the last piece "stop" or "length".
+    """
+
+    text: str
+    token: int
+    logprob: float
+    prompt_tokens: int
+    generated_tokens: int
+    prompt_seconds: float
+    seconds: float
+    finish_reason: str | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The rate of decoding, the prompt and the first token left out."""
+        return (self.generated_tokens - 1) / max(self.seconds - self.prompt_seconds, 1e-9)
+
+
+def stream_generate(
+    model: Decoder, tokenizer: Tokenizer, prompt: str | Sequence[int], *, stop: str | Sequence[str] = (), **options: Any
+) -> Iterator[Piece]:
+    """Continues one prompt (text, or its token ids), yielding a `Piece` per token; options as in `generate`."""
+    began = time.perf_counter()
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    row, first = _Row(tokenizer, _stops(stop)), 0.0
+    held = None
+    for count, step in enumerate(steps(model, [ids], **options), 1):
+        now = time.perf_counter() - began
+        first = first or now
+        if held is not None:
+            yield held
+        token = int(step.token[0])
+        held = Piece(row.push(token), token, float(step.logprob[0]), len(ids), count, first, now)
+        if row.stopped:
+            break
+    if held is not None:
+        stopped = row.stopped or held.token in eos_token_ids(model, options.get("eos_token_id"))
+        yield replace(held, text=held.text + row.finish(), finish_reason="stop" if stopped else "length")
+
+
+def generate(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[str],
+    *,
+    stop: str | Sequence[str] = (),
+    **options: Any,
+) -> str | list[str]:
+    """The continuation of a prompt, or of each of several in one batch; the prompt itself is not repeated.
+
+    Options, with Transformers' names and meaning: `max_new_tokens` (256), `temperature` (0: greedy), `top_k`, `top_p`,
+    `min_p`, `repetition_penalty`, `seed`, `eos_token_id`. `stop` is one string or several that end a text and are not
+    part of it.
+
+    Raises:
+        InputError: an empty prompt, one that fills the model's context, a setting outside its range.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    rows = [_Row(tokenizer, _stops(stop)) for _ in texts]
+    for step in steps(model, [tokenizer.encode(text) for text in texts], **options):
+        for row, token, live in zip(rows, step.token.tolist(), step.live.tolist(), strict=True):
+            if live and not row.stopped:
+                row.push(token)
+            row.ended |= not live
+        if all(row.stopped or row.ended for row in rows):
+            break
+    done = [row.text + row.finish() for row in rows]
+    return done[0] if isinstance(prompts, str) else done
+
+
+class _Row:
+    """The text of one row, held back wherever a stop string may have begun."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]):
+        self._stream, self._stops, self._pending = tokenizer.stream(), stops, ""
+        self.text, self.stopped, self.ended = "", False, False
+
+    def push(self, token: int) -> str:
+        """The text that a token makes certain."""
+        return self._settle(self._stream.push(token), final=False)
+
+    def finish(self) -> str:
+        """What was held back, when no more tokens come."""
+        return "" if self.stopped else self._settle(self._stream.finish(), final=True)
+
+    def _settle(self, new: str, final: bool) -> str:
+        self._pending += new
+        found = [at for stop in self._stops if (at := self._pending.find(stop)) >= 0]
+        self.stopped = bool(found)
+        certain = min(found) if found else len(self._pending) - (0 if final else self._begun())
+        text, self._pending = self._pending[:certain], self._pending[certain:]
+        self.text += text
+        return text
+
+    def _begun(self) -> int:
+        """The length of the longest end of the pending text that begins a stop string."""
+        sizes = (n for stop in self._stops for n in range(1, len(stop)) if self._pending.endswith(stop[:n]))
+        return max(sizes, default=0)
+
+
+def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if any(not isinstance(item, str) or not item for item in stops):
+        raise InputError(f"stop={stop!r}: must be a string, or several, none of them empty")
+    return stops

@@ -1,0 +1,1 @@
+"""The ways to put the parts together."""

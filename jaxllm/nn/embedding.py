@@ -1,0 +1,33 @@
+"""Tables: token ids or positions to vectors, and back to logits."""
+
+import jax
+from flax import nnx
+
+from jaxllm.nn.linear import linear
+from jaxllm.nn.parameter import Init
+
+
+class Embedding(nnx.Module):
+    """One vector per token, [V D]; also the language-model head when the two are tied."""
+
+    def __init__(self, init: Init, vocab_size: int, dim: int):
+        self.weight = init((vocab_size, dim), ("vocab", "table"))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Token ids [B T] -> vectors [B T D]; an id outside the vocabulary gives NaN, never a wrong vector."""
+        return self.weight[...].at[tokens].get(mode="fill")
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Vectors [... D] -> their products with every token's vector [... V], in float32 or wider."""
+        return linear(x, self.weight[...])
+
+
+class PositionEmbedding(nnx.Module):
+    """One vector per position, [P D]."""
+
+    def __init__(self, init: Init, length: int, dim: int):
+        self.weight = init((length, dim), ("position", "embed"))
+
+    def __call__(self, positions: jax.Array) -> jax.Array:
+        """Positions [B T] -> vectors [B T D]; padding beyond the table gets the last one, and is never seen."""
+        return self.weight[...].at[positions].get(mode="clip")

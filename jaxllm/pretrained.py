@@ -1,0 +1,66 @@
+"""From a name or a path to a model that runs: convert if needed, restore, and find the tokenizer."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from conversion.convert import translate, write
+from conversion.source import Source, open_source
+from jaxllm import checkpoint
+from jaxllm.errors import InputError
+from jaxllm.models.decoder import Decoder
+from jaxllm.storage import cache_dir
+from jaxllm.text import Tokenizer, has_tokenizer, load_tokenizer
+
+DEMO = Path(__file__).parent / "demo"
+
+
+def load(
+    path_or_repo: str | Path,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
+    quantize: None = None,
+    revision: str | None = None,
+) -> tuple[Decoder, Tokenizer | None]:
+    """A model on a mesh (the first device by default) and its tokenizer, or None where it comes without.
+
+    A native checkpoint is restored as it is; any other source is converted first, once, into the cache. The dtype
+    is the checkpoint's own unless given. Float64 needs JAX's 64-bit mode.
+
+    Raises:
+        InputError: nothing usable under that name, or a mesh or dtype that does not fit it.
+    """
+    if quantize is not None:
+        raise InputError(f"quantize={quantize!r}: quantized weights are not supported yet")
+    native = native_checkpoint(path_or_repo, revision)
+    model = checkpoint.restore(native, mesh, dtype)
+    return model, load_tokenizer(native) if has_tokenizer(native) else None
+
+
+def native_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> Path:
+    """The directory of the native checkpoint, converted into the cache if it is not there yet."""
+    path = Path(path_or_repo)
+    if checkpoint.is_checkpoint(path):
+        return path
+    source = open_source(path_or_repo, revision)
+    target = cache_dir() / "checkpoints" / f"{source.path.resolve().name}-{_fingerprint(source)}"
+    if not checkpoint.is_checkpoint(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(translate(source), target)
+        except InputError:
+            if not checkpoint.is_checkpoint(target):  # else another process was quicker
+                raise
+    return target
+
+
+def _fingerprint(source: Source) -> str:
+    """Changes whenever a file of the source does, or the format that it is converted to."""
+    digest = hashlib.sha256(f"{checkpoint.FORMAT} {source.path.resolve()}".encode())
+    for file in sorted(source.path.iterdir()):
+        if file.is_file():
+            status = file.stat()
+            digest.update(f"\0{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]

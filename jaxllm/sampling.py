@@ -1,0 +1,95 @@
+"""From logits to the next token: small pure functions, applied in Transformers' order.
+
+All take and return logits, float [B V]; a filter sets what it removes to -inf. Settings are arrays, so that no value
+of theirs is compiled in, and those that are None are left out of the program.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.errors import InputError
+
+
+def penalize_repetition(logits: jax.Array, seen: jax.Array, penalty: jax.Array) -> jax.Array:
+    """Makes tokens that are in the row already (bool [B V]) less likely (Keskar et al. 2019)."""
+    return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def keep_top_k(logits: jax.Array, k: jax.Array) -> jax.Array:
+    """Keeps the k likeliest tokens (Fan et al. 2018), more where they tie."""
+    least = jnp.sort(logits, axis=-1)[:, ::-1][:, jnp.minimum(k, logits.shape[-1]) - 1]
+    return jnp.where(logits < least[:, None], -jnp.inf, logits)
+
+
+def keep_top_p(logits: jax.Array, p: jax.Array) -> jax.Array:
+    """Keeps the fewest likeliest tokens whose probabilities reach p (Holtzman et al. 2020), at least one."""
+    ascending = jnp.sort(logits, axis=-1)
+    below = jnp.cumsum(jax.nn.softmax(ascending, axis=-1), axis=-1) <= 1 - p
+    least = jnp.where(below, jnp.inf, ascending).at[:, -1].set(ascending[:, -1]).min(axis=-1)
+    return jnp.where(logits < least[:, None], -jnp.inf, logits)
+
+
+def keep_min_p(logits: jax.Array, p: jax.Array) -> jax.Array:
+    """Keeps tokens at least p times as likely as the likeliest (Nguyen et al. 2024)."""
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    return jnp.where(probabilities < p * probabilities.max(axis=-1, keepdims=True), -jnp.inf, logits)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sampler:
+    """The settings of one generation; greedy without a temperature. Scalars, or None for what is not asked for."""
+
+    temperature: jax.Array | None = None
+    top_k: jax.Array | None = None
+    top_p: jax.Array | None = None
+    min_p: jax.Array | None = None
+    repetition_penalty: jax.Array | None = None
+
+    @classmethod
+    def of(
+        cls,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+    ) -> Self:
+        """Checked settings; those without effect (`top_k=0`, `top_p=1`, anything but the penalty when greedy) go.
+
+        Raises:
+            InputError: a setting outside its range.
+        """
+        penalty = _setting("repetition_penalty", repetition_penalty, 0, None, neutral=1.0, exclusive=True)
+        heat = _setting("temperature", temperature, 0, None, neutral=0.0)
+        filters = {
+            "top_k": _setting("top_k", top_k, 0, None, neutral=0, kind=int),
+            "top_p": _setting("top_p", top_p, 0, 1, neutral=1.0),
+            "min_p": _setting("min_p", min_p, 0, 1, neutral=0.0),
+        }
+        return cls(heat, **(filters if heat is not None else {}), repetition_penalty=penalty)
+
+    def next_token(self, logits: jax.Array, seen: jax.Array | None, keys: jax.Array) -> jax.Array:
+        """The next token of each row, int32 [B], from logits [B V], tokens seen [B V] and a random key per row."""
+        if self.repetition_penalty is not None and seen is not None:
+            logits = penalize_repetition(logits, seen, self.repetition_penalty)
+        if self.temperature is None:
+            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        logits = logits / self.temperature
+        for setting, keep in ((self.top_k, keep_top_k), (self.top_p, keep_top_p), (self.min_p, keep_min_p)):
+            logits = logits if setting is None else keep(logits, setting)
+        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+def _setting(name, value, least, most, *, neutral, kind=float, exclusive=False) -> jax.Array | None:
+    """A setting as an array, or None where it changes nothing."""
+    if value is None or value == neutral:
+        return None
+    number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if not number or value < least or (most is not None and value > most) or (exclusive and value == least):
+        bounds = f"{'above' if exclusive else 'at least'} {least}" + ("" if most is None else f" and at most {most}")
+        raise InputError(f"{name}={value!r}: must be {'a whole number' if kind is int else 'a number'} {bounds}")
+    return jnp.asarray(value, jnp.int32 if kind is int else jnp.float32)
