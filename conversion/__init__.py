@@ -1,5 +1,6 @@
 """Checkpoints of other frameworks to native ones, and the proof that nothing changed on the way."""
 
 from conversion.convert import convert
+from conversion.verify import verify
 
-__all__ = ["convert"]
+__all__ = ["convert", "verify"]

@@ -1,0 +1,90 @@
+"""What the readers of checkpoint files share."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One array of a checkpoint, read when asked for.
+
+    `read()` gives an array of `shape` and `dtype` (bfloat16 and float8 are ml_dtypes' own), memory-mapped where
+    the format allows, so it may be read-only; `file` is for error messages.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+    file: Path
+
+
+def parse_object(text: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that `text` holds.
+
+    Raises:
+        InputError: it is anything else, or repeats a name; the message begins with `where`.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON: {one_line(error)}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: not a JSON object")
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for name, item in pairs:
+        if name in value:
+            raise ValueError(f"{name!r} is there twice")
+        value[name] = item
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: the file cannot be read as one.
+    """
+    require_file(path)
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {one_line(error)}") from None
+    return parse_object(text, str(path))
+
+
+def require_file(path: Path) -> None:
+    """Checks that `path` is a regular file or a link to one; opening a pipe would hang.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: " + ("not a file" if os.path.exists(path) else "no such file"))
+
+
+def plain_name(name: Any) -> bool:
+    """Whether `name` is the name of a file and not a path that could lead out of a directory."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+def first(names: set[str]) -> str:
+    """One of `names` for an error message, always the same one."""
+    return repr(min(names))
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message, or the error's name where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

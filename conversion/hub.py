@@ -1,0 +1,47 @@
+"""Checkpoints by name, from the Hugging Face hub or its local cache."""
+
+from pathlib import Path
+
+from conversion.files import one_line
+from jaxllm.errors import InputError
+
+# Tried until the repository has one, in the order in which a directory is searched.
+WEIGHTS = (
+    ("model.safetensors", "model-*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model-*.bin"),
+    ("consolidated.safetensors", "consolidated-*.safetensors"),
+    ("consolidated.*.pth",),
+)
+
+
+def download(repo: str, revision: str | None, others: tuple[str, ...]) -> Path:
+    """The local directory with a repository's weights, in one format, and the `others` among its files.
+
+    Raises:
+        InputError: neither the hub nor its cache gives it.
+    """
+    import huggingface_hub
+
+    directory = Path()
+    for weights in WEIGHTS:
+        patterns = [*others, *weights]
+        try:
+            found = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)
+        except Exception as error:  # the hub's, the network's and the file system's, which share no base
+            raise InputError(f"{repo}: no such directory, and not had from the hub: {_reason(error)}") from None
+        directory = Path(found)
+        if any(path for pattern in weights for path in directory.glob(pattern)):
+            break
+    return directory
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    reasons = (
+        (errors.GatedRepoError, "it is gated: ask for access on its page, then `hf auth login`"),
+        (errors.RepositoryNotFoundError, "there is no such model, or it is private: `hf auth login`"),
+        (errors.RevisionNotFoundError, "there is no such revision"),
+        (errors.LocalEntryNotFoundError, "it is not in the local cache, and the hub is out of reach"),
+    )
+    return next((reason for kind, reason in reasons if isinstance(error, kind)), one_line(error))

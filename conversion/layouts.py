@@ -1,0 +1,198 @@
+"""Mistral's and Meta's own checkpoints, presented under Hugging Face's names.
+
+Both authors rotate neighbouring rows of the query and key projections, Hugging Face rotates a head's first half with
+its second, hence the two patterns that move `two`; see `permute` in Transformers' convert_llama_weights_to_hf.py and
+`permute_for_rope` in convert_mistral_weights_to_hf.py. A model-parallel checkpoint holds a slice of each matrix in
+each file: rows where a layer's output is split (fairscale's ColumnParallelLinear), columns where its input is.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from einops import rearrange
+
+from conversion.files import Tensor, first
+from conversion.params import Params, to_config
+from jaxllm.errors import InputError
+
+Shards = Sequence[Mapping[str, Tensor]]
+
+
+class Row(NamedTuple):
+    """A weight: Hugging Face's name, the authors' own, the pattern from theirs to Hugging Face's.
+
+    `axes` are those of the own shape along which shards may be cut; without any, each shard has the whole.
+    """
+
+    name: str
+    own: str
+    pattern: str
+    axes: tuple[int, ...]
+
+
+# v vocabulary, d embedding, n query heads, k key-value heads, c head size and h half of it, f hidden size
+TABLE = (
+    # Llama 1 and 2 cut the embedding by columns, Llama 3 by rows.
+    Row("model.embed_tokens.weight", "tok_embeddings.weight", "v d -> v d", (1, 0)),
+    Row("model.norm.weight", "norm.weight", "d -> d", ()),
+    Row("lm_head.weight", "output.weight", "v d -> v d", (0,)),
+)
+LAYER_TABLE = tuple(
+    Row(f"model.layers.{{i}}.{name}.weight", f"layers.{{i}}.{own}.weight", pattern, axes)
+    for name, own, pattern, axes in (
+        ("input_layernorm", "attention_norm", "d -> d", ()),
+        ("self_attn.q_proj", "attention.wq", "(n h two) d -> (n two h) d", (0,)),
+        ("self_attn.k_proj", "attention.wk", "(k h two) d -> (k two h) d", (0,)),
+        ("self_attn.v_proj", "attention.wv", "(k c) d -> (k c) d", (0,)),
+        ("self_attn.o_proj", "attention.wo", "d (n c) -> d (n c)", (1,)),
+        ("post_attention_layernorm", "ffn_norm", "d -> d", ()),
+        ("mlp.gate_proj", "feed_forward.w1", "f d -> f d", (0,)),
+        ("mlp.down_proj", "feed_forward.w2", "d f -> d f", (1,)),
+        ("mlp.up_proj", "feed_forward.w3", "f d -> f d", (0,)),
+    )
+)
+# The rotary frequencies of Llama 1 and 2, which are computed from rope_theta wherever they are used.
+IGNORED = re.compile(r"(layers\.\d+\.attention\.inner_attention\.)?rope\.freqs")
+
+
+def present(params: Params, shards: Shards) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Hugging Face's config and tensors for a checkpoint in Mistral's or Meta's own layout.
+
+    `shards` are the model-parallel files in order, each with its part of every tensor. They are put together when a
+    tensor is read; what lies in a single file and keeps its order is not copied.
+
+    Raises:
+        InputError: a tensor is missing, left over, of another shape than params.json gives it, or not the same in
+            shards that should agree; one line that names it.
+    """
+    if not all(shards):
+        raise InputError(f"{params.file.parent}: a consolidated file without any tensors")
+    _check_alike(shards)
+    rows = _rows(params, shards)
+    config = to_config(params, _vocabulary(shards), _is_tied(params, shards))
+    sizes = _sizes(config)
+    tensors = {row.name: _join(row, [shard[row.own] for shard in shards], sizes) for row in rows}
+    if config["tie_word_embeddings"]:
+        tensors.pop("lm_head.weight", None)  # Hugging Face stores a tied matrix once
+    return config, tensors
+
+
+def _check_alike(shards: Shards) -> None:
+    """That all shards have the same tensors, and agree in those that are ignored."""
+    for shard in shards[1:]:
+        if difference := shards[0].keys() ^ shard.keys():
+            without = shard if min(difference) in shards[0] else shards[0]
+            raise InputError(f"{_file(without)}: tensor {first(difference)} is missing, another shard has it")
+        for name, piece in shard.items():
+            if (piece.shape, piece.dtype) != (shards[0][name].shape, shards[0][name].dtype):
+                raise InputError(f"{piece.file}: tensor {name!r} has not the shape and dtype of the first shard's")
+    for name in filter(IGNORED.fullmatch, shards[0]):
+        _check_agreement(name, [shard[name] for shard in shards])
+
+
+def _rows(params: Params, shards: Shards) -> list[Row]:
+    """The rows of the table for every layer: all of them there, and nothing besides."""
+    names = shards[0].keys()
+    optional = "output.weight" if params.flag("tied_embeddings") else None
+    rows = [row for row in TABLE if row.own in names or row.own != optional]
+    _check_present(rows, shards)
+    for i in range(params.size("n_layers")):
+        layer = [row._replace(name=row.name.format(i=i), own=row.own.format(i=i)) for row in LAYER_TABLE]
+        _check_present(layer, shards)  # one by one: a params.json may claim any number of layers
+        rows += layer
+    unknown = names - {row.own for row in rows}
+    if unknown := {name for name in unknown if not IGNORED.fullmatch(name)}:
+        raise InputError(f"{_file(shards[0])}: tensor {first(unknown)} is not one of a {params.layout} model")
+    return rows
+
+
+def _check_present(rows: Sequence[Row], shards: Shards) -> None:
+    if missing := {row.own for row in rows} - shards[0].keys():
+        raise InputError(f"{_file(shards[0])}: tensor {first(missing)} is missing")
+
+
+def _file(shard: Mapping[str, Tensor]) -> str:
+    return str(next(iter(shard.values())).file)
+
+
+def _vocabulary(shards: Shards) -> int | None:
+    if "output.weight" not in shards[0]:
+        return None
+    return sum(sum(shard["output.weight"].shape[:1]) for shard in shards)
+
+
+def _is_tied(params: Params, shards: Shards) -> bool:
+    """Whether the output matrix is the embedding, which Mistral's params.json says and Meta's does not."""
+    if "output.weight" not in shards[0]:
+        return True
+    tied = all(_same(shard["tok_embeddings.weight"], shard["output.weight"]) for shard in shards)
+    if params.flag("tied_embeddings") and not tied:
+        raise InputError(f"{params.file}: 'tied_embeddings' is true, but 'output.weight' is not the embedding")
+    return tied
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, int]:
+    return {
+        "v": config["vocab_size"],
+        "d": config["hidden_size"],
+        "n": config["num_attention_heads"],
+        "k": config["num_key_value_heads"],
+        "c": config["head_dim"],
+        "h": config["head_dim"] // 2,
+        "two": 2,
+        "f": config["intermediate_size"],
+    }
+
+
+def _join(row: Row, pieces: list[Tensor], sizes: dict[str, int]) -> Tensor:
+    own, theirs = row.pattern.split(" -> ")
+    axis = _cut_axis(row, pieces, _shape(own, sizes))
+    axes = {name: sizes[name] for name in re.findall(r"\w+", own)}
+    read = partial(_read, pieces if axis is not None else pieces[:1], axis or 0, row.pattern, axes)
+    return Tensor(_shape(theirs, sizes), pieces[0].dtype, read, pieces[0].file)
+
+
+def _shape(side: str, sizes: dict[str, int]) -> tuple[int, ...]:
+    """The shape that one side of a pattern stands for: "(n c) d" -> (sizes n * c, size d)."""
+    groups = re.findall(r"\(([^)]*)\)|(\w+)", side)
+    return tuple(math.prod(sizes[name] for name in (group or single).split()) for group, single in groups)
+
+
+def _cut_axis(row: Row, pieces: list[Tensor], whole: tuple[int, ...]) -> int | None:
+    """The axis along which the pieces make `whole`, or None where each of them is the whole."""
+    shape = pieces[0].shape
+    for axis in row.axes:
+        if whole == tuple(n * len(pieces) if i == axis else n for i, n in enumerate(shape)):
+            return axis
+    if row.axes or shape != whole:
+        count = "1 shard" if len(pieces) == 1 else f"each of {len(pieces)} shards"
+        hint = "; is a shard missing?" if len(pieces) * math.prod(shape) < math.prod(whole) else ""
+        fault = f"tensor {row.own!r} is {shape} in {count}, params.json makes it {whole}{hint}"
+        raise InputError(f"{pieces[0].file}: {fault}")
+    _check_agreement(row.own, pieces)
+    return None
+
+
+def _read(pieces: list[Tensor], axis: int, pattern: str, axes: dict[str, int]) -> np.ndarray:
+    arrays = [piece.read() for piece in pieces]
+    return rearrange(arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis), pattern, **axes)
+
+
+def _check_agreement(name: str, pieces: list[Tensor]) -> None:
+    for piece in pieces[1:]:
+        if not _same(pieces[0], piece):
+            raise InputError(f"{piece.file}: tensor {name!r} differs from the first shard's, and each has the whole")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same bytes, reading as little as tells."""
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    x, y = (tensor.read().reshape(-1).view(np.uint8) for tensor in (a, b))
+    if x.ctypes.data == y.ctypes.data:  # one storage under two names
+        return True
+    return np.array_equal(x[:4096], y[:4096]) and np.array_equal(x, y)

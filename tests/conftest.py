@@ -1,0 +1,37 @@
+"""Every test runs on the CPU, with eight simulated devices and a cache of its own."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+jax.config.update("jax_num_cpu_devices", 8)
+
+from tests import tiny  # noqa: E402  (after the devices are set)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache directory that no other run has seen."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["JAXLLM_CACHE"] = str(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The directory of a case's checkpoint in Hugging Face's layout, written once."""
+    root, written = tmp_path_factory.mktemp("checkpoints"), {}
+
+    def checkpoint(case: str, dtype: Any = "float32") -> Path:
+        key = f"{case}-{dtype}"
+        if key not in written:
+            kind = tiny.BFLOAT16 if dtype == "bfloat16" else dtype
+            written[key] = tiny.write(root / key, tiny.CASES[case], dtype=kind)
+        return written[key]
+
+    return checkpoint

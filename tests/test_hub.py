@@ -1,0 +1,85 @@
+"""What `open_source` is given: paths, and names of repositories with a local cache in the place of the hub."""
+
+import json
+
+import huggingface_hub
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from conversion.hub import download
+from conversion.source import open_source
+from jaxllm.errors import InputError
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """The cached repository owner/name, whose files are links to blobs outside its directory."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    root = tmp_path / "models--owner--name"
+    snapshot, blobs = root / "snapshots" / "abc", root / "blobs"
+    for directory in (snapshot, blobs, root / "refs"):
+        directory.mkdir(parents=True)
+    (root / "refs" / "main").write_text("abc")
+    for i in (1, 2):
+        save_file({f"t{i}": np.arange(3)}, blobs / f"{i}.safetensors")
+    weight_map = {"t1": "1.safetensors", "t2": "2.safetensors"}
+    (blobs / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    for name in ("config.json", "tokenizer.json", "generation_config.json"):
+        (blobs / name).write_text("{}")
+    for blob in blobs.iterdir():
+        (snapshot / blob.name).symlink_to(f"../../blobs/{blob.name}")
+    return snapshot
+
+
+def test_cached_repository(repository):
+    source = open_source("owner/name")
+    assert source.path == repository
+    assert {name: tensor.read().tolist() for name, tensor in source.tensors.items()} == {
+        "t1": [0, 1, 2],
+        "t2": [0, 1, 2],
+    }
+    assert [file.name for file in source.auxiliary] == ["tokenizer.json", "generation_config.json"]
+    with pytest.raises(InputError, match=r"owner/name: no such directory, .* not in the local cache"):
+        open_source("owner/name", "v2")
+
+
+def test_pickles_only_where_nothing_better_is(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot_download(repo, revision, allow_patterns):
+        asked.append(allow_patterns[-1])
+        if asked[-1] == "pytorch_model-*.bin":
+            (tmp_path / "pytorch_model-00001-of-00001.bin").touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert download("owner/name", None, ("config.json",)) == tmp_path
+    assert asked == ["model-*.safetensors", "pytorch_model-*.bin"]
+
+
+def test_errors_are_one_line(monkeypatch):
+    def snapshot_download(repo, revision, allow_patterns):
+        raise ConnectionError("no route\nto the host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(InputError) as caught:
+        open_source("owner/name")
+    assert str(caught.value) == "owner/name: no such directory, and not had from the hub: no route"
+
+
+@pytest.mark.parametrize("name", ["no/such/path", "./model", "/no", "~/none", "missing", "a/../b", "", "two\nlines"])
+def test_missing_path(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"this path does not exist|not a checkpoint") as caught:
+        open_source(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_not_a_directory(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"model.safetensors: not a directory"):
+        open_source(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="a directory has no revision 'v1'"):
+        open_source(tmp_path, revision="v1")

@@ -1,0 +1,100 @@
+"""Logits and greedy tokens are PyTorch's, for every row of the matrix in `tiny.CASES`."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conversion import convert
+from conversion.verify import BOUNDS
+from jaxllm import generate_tokens
+from jaxllm.cache import Cache
+from jaxllm.checkpoint import restore
+from tests import tiny
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.torch, pytest.mark.parametrize("case", tiny.CASES)]
+
+LENGTHS = (23, 7, 1)
+forward = jax.jit(lambda model, tokens, lengths: model(tokens, lengths))
+
+
+@partial(jax.jit, static_argnames="capacity")
+def prefill(model, tokens, lengths, capacity):
+    states, cache = model.hidden(tokens, lengths, Cache.empty(model.config, len(tokens), capacity, model.dtype))
+    return model.logits(states), cache
+
+
+@jax.jit
+def decode(model, tokens, cache):
+    states, cache = model.hidden(tokens, cache=cache)
+    return model.logits(states), cache
+
+
+@pytest.fixture(scope="session")
+def native(checkpoint_of, tmp_path_factory):
+    made = {}
+
+    def convert_once(case: str) -> Path:
+        if case not in made:
+            made[case] = convert(checkpoint_of(case), tmp_path_factory.mktemp("native") / case)
+        return made[case]
+
+    return convert_once
+
+
+def reference(path: Path, dtype: str):
+    """A new model each time: Transformers' dynamic rotary embedding remembers the longest row it has seen."""
+    torch.set_num_threads(1)
+    return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+
+
+def their_logits(path: Path, dtype: str, tokens: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        return reference(path, dtype)(torch.tensor([tokens])).logits[0].numpy()
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_logits(case, dtype, native, checkpoint_of):
+    path = checkpoint_of(case)
+    tokens = np.random.default_rng(1).integers(0, tiny.CASES[case]["vocab_size"], (3, LENGTHS[0]), np.int32)
+    theirs = [their_logits(path, dtype, row[:n].tolist()) for row, n in zip(tokens, LENGTHS, strict=True)]
+    bound = BOUNDS[dtype] * max(np.abs(logits).max() for logits in theirs)
+    with jax.enable_x64(dtype == "float64"):
+        model = restore(native(case), dtype=dtype)
+        lengths = jnp.array(LENGTHS, jnp.int32)
+        ragged = forward(model, tokens, lengths)
+        assert ragged.dtype == dtype
+        alone = forward(model, tokens[:1], lengths[:1])
+        np.testing.assert_allclose(alone[0], theirs[0], rtol=0, atol=bound)
+        for ours, expected in zip(ragged, theirs, strict=True):
+            np.testing.assert_allclose(ours[: len(expected)], expected, rtol=0, atol=bound)
+        if case not in tiny.CACHE_CHANGES_LOGITS:
+            check_cached(model, tokens, theirs, bound)
+
+
+def check_cached(model, tokens, theirs, bound):
+    """Each row from a prefill of a third of it and single steps thereafter; finished rows idle along."""
+    starts = np.array([max(1, len(logits) // 3) for logits in theirs], np.int32)
+    logits, cache = prefill(model, tokens[:, : starts.max()], starts, capacity=40)
+    for row, start in enumerate(starts):
+        np.testing.assert_allclose(logits[row, :start], theirs[row][:start], rtol=0, atol=bound)
+    for step in range(8):
+        at = np.minimum(starts + step, LENGTHS[0] - 1)
+        logits, cache = decode(model, np.take_along_axis(tokens, at[:, None], axis=1), cache)
+        for row, expected in enumerate(theirs):
+            if at[row] < len(expected):
+                np.testing.assert_allclose(logits[row, 0], expected[at[row]], rtol=0, atol=bound)
+
+
+def test_greedy_tokens(case, native, checkpoint_of):
+    prompts = [np.random.default_rng(row).integers(0, 97, n).tolist() for row, n in enumerate(LENGTHS)]
+    ours = generate_tokens(restore(native(case)), prompts, max_new_tokens=64)
+    for prompt, new in zip(prompts, ours, strict=True):
+        model = reference(checkpoint_of(case), "float32")
+        out = model.generate(torch.tensor([prompt]), max_new_tokens=64, do_sample=False, pad_token_id=0)
+        assert new == out[0, len(prompt) :].tolist()
