@@ -1,9 +1,12 @@
 """The weight table: which of their tensors becomes which of our parameters, by an einops pattern.
 
-A row reads from their layout to ours, `Row("layers.{i}.attention.query.weight", "...q_proj.weight", "(n h) d -> n h d")`,
-and backwards for export. `{i}` runs over the layers. A row with several of our names has a pattern whose result
-begins with an axis that runs over them: that is how a fused projection comes apart. A row applies where the model
-has the parameter; sizes come from its declared shape, so that a table needs no numbers.
+A row reads from their layout to ours, and backwards for export:
+
+    Row("layers.{i}.attention.query.weight", "model.layers.{i}.self_attn.q_proj.weight", "(n h) d -> n h d")
+
+`{i}` runs over the layers. A row with several of our names has a pattern whose result begins with an axis that runs
+over them: that is how a fused projection comes apart. A row applies where the model has the parameter; sizes come
+from its declared shape, so that a table needs no numbers.
 """
 
 import math
@@ -40,14 +43,15 @@ class Row:
 class Table:
     """All rows of an architecture, and the names that may be there without being used, each with the reason.
 
-    `prefix` is what published files leave out at the front of every name but those of `outside`.
+    `prefix` is what published files may leave out at the front of every name but the head's; `head` may repeat
+    `embedding` where the config ties the two.
     """
 
     rows: tuple[Row, ...]
     ignored: Mapping[str, str]
+    embedding: str
+    head: str = "lm_head.weight"
     prefix: str = ""
-    tied_head: str = "lm_head.weight"
-    embedding: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def with_prefix(table: Table, tensors: Mapping[str, Tensor]) -> Mapping[str, Ten
     """The tensors under the names of the table, where a file leaves out the prefix (as GPT-2's published ones do)."""
     if not table.prefix or any(name.startswith(table.prefix) for name in tensors):
         return tensors
-    return {name if name == table.tied_head else table.prefix + name: tensor for name, tensor in tensors.items()}
+    return {name if name == table.head else table.prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _arrays(binding: Binding, tensor: Tensor, dtype: np.dtype | None) -> Iterator[Array]:
@@ -145,7 +149,7 @@ def _check(binding: Binding, tensors: Mapping[str, Tensor]) -> None:
 def _check_ignored(table: Table, model: Decoder, name: str, tensors: Mapping[str, Tensor]) -> None:
     if re.sub(r"\.\d+\.", ".{i}.", name) in table.ignored:
         return
-    if name != table.tied_head or model.head is not None:
+    if name != table.head or model.head is not None:
         raise InputError(f"tensor {name}: in {tensors[name].file.name}, but no part of the model takes it")
     head, embedding = tensors[name].read(), tensors[table.embedding].read()
     if head.shape != embedding.shape or head.tobytes() != embedding.tobytes():

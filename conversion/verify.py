@@ -12,7 +12,7 @@ import numpy as np
 from conversion.convert import translate, write
 from conversion.reference import Reference
 from conversion.source import open_source
-from jaxllm import checkpoint
+from jaxllm import checkpoint, config
 from jaxllm.errors import InputError
 from jaxllm.generation.tokens import generate_tokens
 from jaxllm.models.decoder import Decoder
@@ -76,24 +76,23 @@ def verify(source: str | Path, revision: str | None = None, *, layers: bool = Fa
     opened = open_source(source, revision)
     with tempfile.TemporaryDirectory() as work:
         native = write(translate(opened), Path(work) / "native")
-        rows, depth = [], []
+        rows, depth, tokens = [], [], _tokens(checkpoint.read_config(native))
         for dtype, bound in BOUNDS.items():
             with jax.enable_x64(dtype == "float64"):
                 model, reference = checkpoint.restore(native, dtype=dtype), Reference(opened, dtype)
-                tokens = _tokens(model)
                 logits, states = reference.states(tokens)
                 rows.append(Row(f"logits, {dtype}", _difference(_logits(model, tokens), logits), bound))
                 if layers:
                     depth += _compare_layers(model, tokens, states, dtype)
-                if dtype == "float32":
-                    agree, total = _compare_greedy(model, reference, tokens)
+        agree, total = _compare_greedy(
+            checkpoint.restore(native, dtype="float32"), Reference(opened, "float32"), tokens
+        )
     return Report(str(source), opened.config["model_type"], rows, agree, total, depth)
 
 
-def _tokens(model: Decoder) -> np.ndarray:
+def _tokens(part: config.Decoder) -> np.ndarray:
     """Random tokens [3 T], the same for the same model."""
-    length = min(48, model.config.context // 2)
-    return np.random.default_rng(0).integers(0, model.config.vocab_size, (3, length), np.int32)
+    return np.random.default_rng(0).integers(0, part.vocab_size, (3, min(48, part.context // 2)), np.int32)
 
 
 def _logits(model: Decoder, tokens: np.ndarray) -> np.ndarray:

@@ -14,26 +14,34 @@ if TYPE_CHECKING:
     from jaxllm.sharding import make_mesh
     from jaxllm.text import load_tokenizer
 
+__all__ = [
+    "InputError",
+    "Piece",
+    "generate",
+    "generate_tokens",
+    "load",
+    "load_tokenizer",
+    "make_mesh",
+    "stream_generate",
+]
 __version__ = "0.1.0"
 
-_EXPORTS = {
-    "InputError": "jaxllm.errors",
-    "Piece": "jaxllm.generation.text",
-    "generate": "jaxllm.generation.text",
-    "generate_tokens": "jaxllm.generation.tokens",
-    "load": "jaxllm.pretrained",
-    "load_tokenizer": "jaxllm.text",
-    "make_mesh": "jaxllm.sharding",
-    "stream_generate": "jaxllm.generation.text",
+_MODULES = {
+    "jaxllm.errors": ("InputError",),
+    "jaxllm.generation.text": ("Piece", "generate", "stream_generate"),
+    "jaxllm.generation.tokens": ("generate_tokens",),
+    "jaxllm.pretrained": ("load",),
+    "jaxllm.sharding": ("make_mesh",),
+    "jaxllm.text": ("load_tokenizer",),
 }
-__all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'jaxllm' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

@@ -1,6 +1,7 @@
 """Key-value caches: a pytree with one entry per layer, each entry free to be of its own kind."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import jax
@@ -25,19 +26,25 @@ class Full:
 
     def append(self, key: jax.Array, value: jax.Array, start: jax.Array) -> Self:
         """Writes key and value [B T K H] at positions `start[b]`, `start[b] + 1`, ... of each row."""
-        write = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new, (at, 0, 0)))
-        return type(self)(
-            write(self.key, key.astype(self.key.dtype), start), write(self.value, value.astype(self.value.dtype), start)
-        )
+        write = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
+        return type(self)(write(self.key, key, start), write(self.value, value, start))
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """What has been seen of each row: an entry per layer, and the number of positions filled, int32 [B]."""
+    """What has been seen of each row: an entry per layer, and the number of positions filled, int32 [B].
 
-    entries: tuple[Full, ...]
+    Entries are None where nothing is to be kept.
+    """
+
+    entries: tuple[Full | None, ...]
     lengths: jax.Array
+
+    @classmethod
+    def none(cls, config: Decoder, batch: int) -> Self:
+        """No cache: every row begins here, and is not remembered."""
+        return cls((None,) * config.num_layers, jnp.zeros(batch, jnp.int32))
 
     @classmethod
     def empty(cls, config: Decoder, batch: int, capacity: int, dtype: jnp.dtype) -> Self:

@@ -78,6 +78,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_config(path: Path) -> config.Decoder:
+    """What the model of a checkpoint is made of.
+
+    Raises:
+        InputError: the config is unreadable, or is not a model's.
+    """
+    part = config.from_json(_read_json(path / "config.json"))
+    if not isinstance(part, config.Decoder):
+        raise InputError(f"{path / 'config.json'}: not the config of a model")
+    return part
+
+
 def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None) -> Decoder:
     """The model, each parameter read straight into its shards (on one device without a mesh).
 
@@ -88,7 +100,7 @@ def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None) -> Decoder:
 
     manifest = read_manifest(path)
     dtype = _computable(float_dtype(dtype or manifest["dtype"]))
-    model = abstract(config.from_json(_read_json(path / "config.json")), dtype)
+    model = abstract(read_config(path), dtype)
     wanted = {}
     for name, parameter in named_parameters(model):
         placed = SingleDeviceSharding(jax.devices()[0])
@@ -100,7 +112,7 @@ def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None) -> Decoder:
         with ocp.PyTreeCheckpointer() as reader:
             arguments = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
             arrays = reader.restore(path.absolute() / _ARRAYS / "state", arguments)
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # Orbax raises nothing narrower for unreadable data
         raise InputError(f"{path}: damaged checkpoint: {str(error).splitlines()[0][:200]}") from error
     return replace_parameters(model, dict(_flat(arrays)))
 
@@ -121,7 +133,7 @@ def float_dtype(name: Any) -> np.dtype:
 
 
 def _computable(dtype: np.dtype) -> np.dtype:
-    if dtype == jnp.float64 and not jax.config.jax_enable_x64:
+    if dtype == jnp.float64 != jnp.result_type(float):
         raise InputError("dtype float64: needs JAX's 64-bit mode: set JAX_ENABLE_X64=1, or give another dtype")
     return dtype
 
@@ -133,10 +145,10 @@ def _save_arrays(path: Path, arrays: list[Array]) -> dict[str, str]:
     with byte_progress("converting", sum(array.nbytes for array in arrays)) as advance:
         for group in _groups(arrays):
             values = {array.name: np.ascontiguousarray(array.read()) for array in group}
-            ocp.partial.save(path.absolute(), _nested(values))
-            checksums |= {name: f"crc32:{zlib.crc32(value.view(np.uint8)):08x}" for name, value in values.items()}
+            ocp.partial.save(str(path.absolute()), _nested(values))
+            checksums |= {name: f"crc32:{zlib.crc32(value.view(np.uint8).data):08x}" for name, value in values.items()}
             advance(sum(array.nbytes for array in group))
-    ocp.partial.finalize(path.absolute())
+    ocp.partial.finalize(str(path.absolute()))
     return checksums
 
 

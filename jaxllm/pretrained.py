@@ -14,8 +14,6 @@ from jaxllm.models.decoder import Decoder
 from jaxllm.storage import cache_dir
 from jaxllm.text import Tokenizer, has_tokenizer, load_tokenizer
 
-DEMO = Path(__file__).parent / "demo"
-
 
 def load(
     path_or_repo: str | Path,

@@ -74,14 +74,20 @@ class Sampler:
 
     def next_token(self, logits: jax.Array, seen: jax.Array | None, keys: jax.Array) -> jax.Array:
         """The next token of each row, int32 [B], from logits [B V], tokens seen [B V] and a random key per row."""
-        if self.repetition_penalty is not None and seen is not None:
-            logits = penalize_repetition(logits, seen, self.repetition_penalty)
+        logits = self.filtered(logits, seen)
         if self.temperature is None:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        logits = logits / self.temperature
+        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+    def filtered(self, logits: jax.Array, seen: jax.Array | None) -> jax.Array:
+        """The logits [B V] that a token is drawn from; `seen` is needed for the repetition penalty only."""
+        if self.repetition_penalty is not None and seen is not None:
+            logits = penalize_repetition(logits, seen, self.repetition_penalty)
+        if self.temperature is not None:
+            logits = logits / self.temperature
         for setting, keep in ((self.top_k, keep_top_k), (self.top_p, keep_top_p), (self.min_p, keep_min_p)):
             logits = logits if setting is None else keep(logits, setting)
-        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+        return logits
 
 
 def _setting(name, value, least, most, *, neutral, kind=float, exclusive=False) -> jax.Array | None:
@@ -89,7 +95,13 @@ def _setting(name, value, least, most, *, neutral, kind=float, exclusive=False) 
     if value is None or value == neutral:
         return None
     number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if not number or value < least or (most is not None and value > most) or (exclusive and value == least):
+    if (
+        not number
+        or not value >= least
+        or value == float("inf")
+        or (most is not None and value > most)
+        or (exclusive and value == least)
+    ):
         bounds = f"{'above' if exclusive else 'at least'} {least}" + ("" if most is None else f" and at most {most}")
         raise InputError(f"{name}={value!r}: must be {'a whole number' if kind is int else 'a number'} {bounds}")
     return jnp.asarray(value, jnp.int32 if kind is int else jnp.float32)

@@ -27,7 +27,7 @@ _WHOLE_IF_UNEVEN = {"vocab", "table", "batch", "embed"}
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = 1, stage: int = 1, tensor: int = -1, devices: Sequence[jax.Device] | None = None
+    data: int = 1, fsdp: int = 1, stage: int = 1, tensor: int = -1, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """A mesh of the given extents over the first devices; -1 stands for all devices that are left.
 
@@ -35,7 +35,7 @@ def make_mesh(
         InputError: more devices asked for than there are, extents that do not divide them, or a pipeline.
     """
     devices = jax.devices() if devices is None else list(devices)
-    extents = dict(zip(MESH_AXES, (data, fsdp, stage, tensor), strict=True))
+    extents: dict[str, int] = dict(zip(MESH_AXES, (data, fsdp, stage, tensor), strict=True))
     for axis, extent in extents.items():
         if isinstance(extent, bool) or not isinstance(extent, int) or extent == 0 or extent < -1:
             raise InputError(f"mesh: {axis}={extent!r} must be a positive number, or -1 for all devices left")

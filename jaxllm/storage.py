@@ -1,7 +1,9 @@
-"""Where jaxllm keeps what can be made again: converted checkpoints and compiled programs."""
+"""Where jaxllm finds its demo model, and keeps what can be made again: converted checkpoints, compiled programs."""
 
 import os
 from pathlib import Path
+
+DEMO = Path(__file__).parent / "demo"
 
 
 def cache_dir() -> Path:

@@ -11,7 +11,6 @@ from jaxllm import InputError
 from jaxllm.checkpoint import restore
 from jaxllm.generation.tokens import CHUNK, bucket, steps
 from jaxllm.sampling import Sampler
-from tests import tiny
 
 PROMPTS = [[5, 17, 33, 2, 9, 60, 61], [7], [90, 3, 3]]
 forward = jax.jit(lambda model, tokens: model(tokens))

@@ -49,18 +49,36 @@ CASES: dict[str, dict[str, Any]] = {
     "llama-linear-v4": _LLAMA | {"rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 2.5}},
     "llama-dynamic-v4": _LLAMA | {"max_position_embeddings": 11, "rope_scaling": {"type": "dynamic", "factor": 9.0}},
     "llama-yarn": _LLAMA
-    | {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 900.0}},
+    | {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+            "rope_theta": 900.0,
+        }
+    },
     "llama-yarn-mscale-v4": _LLAMA
-    | {"rope_theta": 5000, "rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32}
-       | {"mscale": 0.7, "mscale_all_dim": 1.3, "beta_fast": 20, "beta_slow": 2, "truncate": False}},
-    "llama-llama3": _LLAMA | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, **_LLAMA3}, "head_dim": 16},
+    | {
+        "rope_theta": 5000,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32}
+        | {"mscale": 0.7, "mscale_all_dim": 1.3, "beta_fast": 20, "beta_slow": 2, "truncate": False},
+    },
+    "llama-llama3": _LLAMA
+    | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, **_LLAMA3}, "head_dim": 16},
     "llama-llama3-v4": _LLAMA | {"rope_theta": 50000.0, "rope_scaling": {"rope_type": "llama3", **_LLAMA3}},
     "mistral": _MISTRAL,
-    "mistral-full": _MISTRAL | {"sliding_window": None, "head_dim": 12, "rope_theta": 1e6, "hidden_size": 40, "num_attention_heads": 4},
+    "mistral-full": _MISTRAL
+    | {"sliding_window": None, "head_dim": 12, "rope_theta": 1e6, "hidden_size": 40, "num_attention_heads": 4},
     "gpt2": _GPT2,
     "gpt2-untied": _GPT2 | {"tie_word_embeddings": False, "n_inner": 70, "activation_function": "relu"},
     "gpt2-scales": _GPT2
-    | {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False, "n_embd": 35, "n_head": 5, "vocab_size": 97},
+    | {
+        "scale_attn_by_inverse_layer_idx": True,
+        "scale_attn_weights": False,
+        "n_embd": 35,
+        "n_head": 5,
+        "vocab_size": 97,
+    },
 }
 # Transformers' own cached and uncached logits differ here: old keys keep the frequencies of their day.
 CACHE_CHANGES_LOGITS = {"llama-dynamic-v4"}

@@ -45,7 +45,13 @@ class State:
 
 @partial(jax.jit, static_argnames="capacity")
 def prefill(
-    model: Decoder, tokens: jax.Array, lengths: jax.Array, keys: jax.Array, sampler: Sampler, limits: Limits, capacity: int
+    model: Decoder,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    keys: jax.Array,
+    sampler: Sampler,
+    limits: Limits,
+    capacity: int,
 ) -> tuple[State, Emitted]:
     """Reads right-padded prompts [B T] into a new cache of `capacity` positions and samples a first token."""
     batch, time = tokens.shape
@@ -60,9 +66,7 @@ def prefill(
 
 
 @partial(jax.jit, static_argnames="steps", donate_argnames="state")
-def decode(
-    model: Decoder, state: State, sampler: Sampler, limits: Limits, steps: int
-) -> tuple[State, Emitted]:
+def decode(model: Decoder, state: State, sampler: Sampler, limits: Limits, steps: int) -> tuple[State, Emitted]:
     """Up to `steps` further tokens of each row, in one program; it stops early when every row has ended."""
     batch = state.token.shape[0]
     emitted = Emitted(

@@ -122,7 +122,7 @@ def _limits(model: Decoder, lengths: np.ndarray, max_new_tokens: int, eos: int |
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens!r}: must be a positive whole number")
     room = np.minimum(max_new_tokens, model.config.context - lengths)
-    return Limits(jnp.asarray([*eos_token_ids(model, eos), -1], jnp.int32), room.astype(np.int32))
+    return Limits(jnp.asarray([*eos_token_ids(model, eos), -1], jnp.int32), jnp.asarray(room, jnp.int32))
 
 
 def _keys(seed: int | None, rows: int) -> jax.Array:

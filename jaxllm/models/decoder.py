@@ -61,20 +61,20 @@ class Decoder(nnx.Module):
 
     def hidden(
         self, tokens: jax.Array, lengths: jax.Array | None = None, cache: Cache | None = None
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, Cache]:
         """The last layer's normalised states [B T D]; with a cache, of tokens that follow what it holds.
 
         Returns the cache with the first `lengths[b]` of these tokens added to each row.
         """
         tokens = jnp.asarray(tokens)
         batch, time = tokens.shape
-        start = jnp.zeros(batch, jnp.int32) if cache is None else cache.lengths
-        span = Span(start, start + (time if lengths is None else jnp.asarray(lengths)))
+        cache = Cache.none(self.config, batch) if cache is None else cache
+        span = Span(cache.lengths, cache.lengths + (time if lengths is None else jnp.asarray(lengths, jnp.int32)))
         x, entries = self.embed(tokens, span), []
-        for layer, entry in zip(self.layers, cache.entries if cache else [None] * len(self.layers), strict=True):
+        for layer, entry in zip(self.layers, cache.entries, strict=True):
             x, entry = layer(x, span, entry)
             entries.append(entry)
-        return self.norm(x), cache and Cache(tuple(entries), span.lengths)
+        return self.norm(x), Cache(tuple(entries), span.lengths)
 
     def embed(self, tokens: jax.Array, span: Span) -> jax.Array:
         """What enters the first layer, [B T D]."""

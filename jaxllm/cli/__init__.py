@@ -1,0 +1,48 @@
+"""The `jaxllm` program: verbs with their arguments; the work is done by the library."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jaxllm import __version__
+from jaxllm.cli import chat, convert, doctor, generate, verify
+from jaxllm.errors import InputError
+
+VERBS = {"generate": generate, "chat": chat, "convert": convert, "verify": verify, "doctor": doctor}
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    top = argparse.ArgumentParser(prog="jaxllm", description="Pretrained transformers in JAX.")
+    top.add_argument("--version", action="version", version=f"jaxllm {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, module in VERBS.items():
+        summary, _, details = (module.__doc__ or "").partition("\n")
+        verb = verbs.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=details.strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb. Returns 0, 1 where a verification failed, 2 for bad input, 130 when interrupted."""
+    arguments = parser().parse_args(argv)
+    try:
+        return VERBS[arguments.verb].run(arguments) or 0
+    except InputError as error:
+        if arguments.debug:
+            raise
+        print(f"jaxllm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `jaxllm generate ... | head`
+        sys.stderr.close()
+        return 0

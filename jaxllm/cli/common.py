@@ -1,0 +1,93 @@
+"""What the verbs that run a model share: where it comes from, where it goes, how it samples."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from jaxllm.errors import InputError
+from jaxllm.storage import DEMO, cache_dir
+
+if TYPE_CHECKING:
+    from jaxllm.models.decoder import Decoder
+    from jaxllm.text import Tokenizer
+
+SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+
+
+def add_model_arguments(verb: argparse.ArgumentParser) -> None:
+    """`--model` and where to run it."""
+    verb.add_argument("--model", help="a checkpoint directory or a hub repository (default: the bundled demo model)")
+    verb.add_argument("--revision", help="branch, tag or commit of a hub repository")
+    verb.add_argument("--dtype", help="float32, bfloat16, float16 or float64 (default: the checkpoint's)")
+    verb.add_argument("--mesh", metavar="AXIS=N[,...]", help="devices per axis, as in tensor=8 (default: one device)")
+    verb.add_argument("--device", help="the platform: cpu, cuda, rocm or tpu (default: the best there is)")
+
+
+def add_sampling_arguments(verb: argparse.ArgumentParser) -> None:
+    """Sampling settings under Transformers' names."""
+    verb.add_argument("-n", "--max-new-tokens", type=int, default=200, help="at most this many tokens (200)")
+    verb.add_argument("-t", "--temperature", type=float, default=0.0, help="0 picks the likeliest token (0)")
+    verb.add_argument("--top-k", type=int, help="sample among the k likeliest tokens")
+    verb.add_argument("--top-p", type=float, help="sample among the likeliest tokens that make up p")
+    verb.add_argument("--min-p", type=float, help="sample among tokens at least p times as likely as the likeliest")
+    verb.add_argument("--repetition-penalty", type=float, help="above 1: tokens already there get less likely")
+    verb.add_argument("--seed", type=int, help="the same seed gives the same text")
+    verb.add_argument("--stop", action="append", default=[], help="a string that ends the text; may be repeated")
+
+
+def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings as keyword arguments of `generate`."""
+    return {name: getattr(arguments, name) for name in SAMPLING} | {"stop": arguments.stop}
+
+
+def load_model(arguments: argparse.Namespace) -> "tuple[Decoder, Tokenizer]":
+    """The model and tokenizer that the arguments name, with compiled programs kept from run to run."""
+    from jaxllm.pretrained import load
+
+    if arguments.model is None:
+        print(
+            "jaxllm: no model named, using the bundled demo model (a small Llama, trained on Shakespeare)",
+            file=sys.stderr,
+        )
+    keep_compiled_programs()
+    mesh = parse_mesh(arguments.mesh, select_device(arguments.device))
+    model, tokenizer = load(arguments.model or DEMO, mesh, arguments.dtype, revision=arguments.revision)
+    if tokenizer is None:
+        raise InputError(f"{arguments.model}: has no tokenizer")
+    return model, tokenizer
+
+
+def keep_compiled_programs() -> None:
+    """Turns on JAX's persistent compilation cache, unless the user has set it."""
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def select_device(name: str | None) -> list[Any]:
+    """Makes a platform the one that JAX uses; its devices."""
+    import jax
+
+    if name is not None:
+        jax.config.update("jax_platforms", name)
+    try:
+        return jax.devices()
+    except RuntimeError as error:
+        raise InputError(f"device {name or 'default'}: {str(error).splitlines()[0]}") from None
+
+
+def parse_mesh(text: str | None, devices: list[Any]) -> Any:
+    """A mesh from `AXIS=N,...`; None, for the first device alone, without one."""
+    from jaxllm.sharding import MESH_AXES, make_mesh
+
+    if text is None:
+        return None
+    extents = {"tensor": 1}
+    for item in text.split(","):
+        axis, _, size = item.partition("=")
+        if axis not in MESH_AXES or not size.removeprefix("-").isdecimal():
+            raise InputError(f"mesh {item!r}: write AXIS=N with an axis of {', '.join(MESH_AXES)}")
+        extents[axis] = int(size)
+    return make_mesh(**extents, devices=devices)

@@ -1,0 +1,65 @@
+"""Continue a text.
+
+examples:
+  jaxllm generate "ROMEO:"                                  the bundled demo model
+  jaxllm generate path/to/model "Once upon a time" -n 100
+  jaxllm generate owner/repo "Dear diary," -t 0.8 --top-p 0.95 --seed 1
+  jaxllm generate path/to/model - --mesh tensor=8 < prompt.txt
+"""
+
+import argparse
+import json
+import sys
+
+from jaxllm.cli.common import add_model_arguments, add_sampling_arguments, load_model, sampling_options
+from jaxllm.errors import InputError
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """A model, a prompt, and how to sample."""
+    verb.add_argument("words", nargs="*", metavar="[MODEL] PROMPT", help="the prompt, - for standard input")
+    verb.add_argument("--prompt", help="the prompt, if not the last argument")
+    add_model_arguments(verb)
+    add_sampling_arguments(verb)
+    verb.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Streams the continuation to stdout, and a line of figures to stderr."""
+    prompt = take_model_and_prompt(arguments)
+    model, tokenizer = load_model(arguments)
+    from jaxllm import stream_generate
+
+    pieces = []
+    for piece in stream_generate(model, tokenizer, prompt, **sampling_options(arguments)):
+        pieces.append(piece)
+        if not arguments.json:
+            print(piece.text, end="", flush=True)
+    last = pieces[-1]
+    figures = {
+        "prompt_tokens": last.prompt_tokens,
+        "generated_tokens": last.generated_tokens,
+        "prompt_seconds": round(last.prompt_seconds, 3),
+        "tokens_per_second": round(last.tokens_per_second, 1),
+        "finish_reason": last.finish_reason,
+    }
+    if arguments.json:
+        tokens = [piece.token for piece in pieces]
+        print(json.dumps({"text": "".join(piece.text for piece in pieces), "tokens": tokens, **figures}))
+    else:
+        print(flush=True)
+        print("jaxllm:", ", ".join(f"{key} {value}" for key, value in figures.items()), file=sys.stderr)
+
+
+def take_model_and_prompt(arguments: argparse.Namespace) -> str:
+    """Sorts the words into model and prompt; a single word is the prompt unless `--prompt` gives it."""
+    words = list(arguments.words)
+    if arguments.prompt is None:
+        if not words:
+            raise InputError('no prompt: write jaxllm generate "some text"')
+        arguments.prompt = words.pop()
+    if words and arguments.model is None:
+        arguments.model = words.pop(0)
+    if words:
+        raise InputError(f"too many arguments: {words[0]!r}; quote the prompt")
+    return sys.stdin.read() if arguments.prompt == "-" else arguments.prompt

@@ -1,0 +1,35 @@
+"""Compare a checkpoint's logits and greedy tokens with PyTorch's.
+
+examples:
+  jaxllm verify path/to/hugging-face-model
+  jaxllm verify path/to/model --layers                      one line per layer
+  jaxllm verify path/to/model --json
+
+Needs PyTorch: pip install "jaxllm[torch]". Ends with 1 when a bound is exceeded.
+"""
+
+import argparse
+import dataclasses
+import json
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The checkpoint, and how much to show."""
+    verb.add_argument("words", nargs="?", metavar="MODEL", help="the checkpoint to compare (default: the demo model)")
+    verb.add_argument("--model", help="the same")
+    verb.add_argument("--revision", help="branch, tag or commit of a hub repository")
+    verb.add_argument("--layers", action="store_true", help="also the difference after each layer")
+    verb.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the report; 1 if anything in it is out of bounds."""
+    from conversion.verify import verify
+    from jaxllm.storage import DEMO
+
+    report = verify(arguments.model or arguments.words or DEMO, arguments.revision, layers=arguments.layers)
+    if arguments.json:
+        print(json.dumps({**dataclasses.asdict(report), "passed": report.passed}))
+    else:
+        report.print()
+    return 0 if report.passed else 1

@@ -1,0 +1,46 @@
+"""What `jaxllm doctor` says: versions, devices, caches and choices of this installation."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.kernels.attention import choose
+from jaxllm.storage import cache_dir
+
+PACKAGES = ("jaxllm", "jax", "jaxlib", "flax", "orbax-checkpoint", "safetensors", "tokenizers", "torch", "transformers")
+
+
+def diagnose() -> dict[str, dict[str, Any]]:
+    """Sections of named facts, all of them plain JSON values."""
+    implementation, reason = choose(jax.default_backend())
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "devices": {str(device): _device(device) for device in jax.devices()},
+        "settings": {"backend": jax.default_backend(), "float": str(jnp.result_type(float))},
+        "caches": {name: _size(cache_dir() / name) for name in ("checkpoints", "compiled")},
+        "attention": {implementation: reason},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _device(device: Any) -> str:
+    try:
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+    except jax.errors.JaxRuntimeError:
+        limit = None
+    return device.device_kind + (f", {limit / 2**30:.1f} GiB" if limit else "")
+
+
+def _size(directory: Path) -> str:
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    return f"{directory}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {len(files)} files"

@@ -1,0 +1,261 @@
+"""What is converted is exactly what was there, and what is not wholly understood is refused by name."""
+
+import json
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxllm
+from conversion import convert
+from jaxllm import InputError, checkpoint
+from jaxllm.models.decoder import abstract
+from jaxllm.nn.parameter import named_parameters
+
+
+def rewrite(path, change_config=None, change_tensors=None):
+    """Edits a checkpoint in place by two functions on its config and its tensors."""
+    if change_config:
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(change_config(config) or config))
+    if change_tensors:
+        tensors = load_file(path / "model.safetensors")
+        save_file(change_tensors(tensors) or tensors, path / "model.safetensors")
+
+
+def parameters(model):
+    return {name: np.asarray(parameter[...]) for name, parameter in named_parameters(model)}
+
+
+@pytest.mark.parametrize("case", ["llama-biases-tied", "gpt2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_bit_arrives(case, dtype, checkpoint_of, tmp_path):
+    source = checkpoint_of(case, dtype)
+    native = convert(source, tmp_path / "native")
+    manifest = checkpoint.read_manifest(native)
+    assert manifest["dtype"] == dtype
+    theirs, ours = load_file(source / "model.safetensors"), parameters(checkpoint.restore(native))
+    assert set(manifest["checksums"]) == set(ours)
+    assert all(array.dtype == dtype for array in ours.values())
+    embedding = "model.embed_tokens.weight" if case.startswith("llama") else "transformer.wte.weight"
+    assert ours["embedding.weight"].tobytes() == theirs[embedding].tobytes()
+    if case == "gpt2":
+        fused = theirs["transformer.h.1.attn.c_attn.weight"]  # [D 3D], as Conv1D has it
+        parts = [
+            ours[f"layers.1.attention.{name}.weight"].reshape(-1, fused.shape[0]) for name in ("query", "key", "value")
+        ]
+        assert np.concatenate(parts).tobytes() == np.ascontiguousarray(fused.T).tobytes()
+    assert sum(array.nbytes for array in ours.values()) == sum(array.nbytes for array in theirs.values())
+
+
+def test_dtype_is_kept_or_changed_as_told(checkpoint_of, tmp_path):
+    source = checkpoint_of("llama", "bfloat16")
+    wide = convert(source, tmp_path / "wide", dtype="float32")
+    assert checkpoint.restore(wide).dtype == np.float32
+    assert checkpoint.restore(wide, dtype="bfloat16").dtype == ml_dtypes.bfloat16
+    with pytest.raises(InputError, match="not a dtype"):
+        convert(source, tmp_path / "x", dtype="float33")
+    with pytest.raises(InputError, match="floating point"):
+        convert(source, tmp_path / "x", dtype="int8")
+    with pytest.raises(InputError, match="64-bit mode"):
+        checkpoint.restore(wide, dtype="float64")
+
+
+def test_published_gpt2_names(checkpoint_of, tmp_path):
+    """The hub's own files carry no prefix, the causal masks, and sometimes the tied head."""
+    source = shutil.copytree(checkpoint_of("gpt2"), tmp_path / "gpt2")
+    expected = parameters(checkpoint.restore(convert(source, tmp_path / "a")))
+
+    def publish(tensors):
+        plain = {name.removeprefix("transformer."): array for name, array in tensors.items()}
+        masks = {f"h.{i}.attn.bias": np.tri(128, dtype=np.float32)[None, None] for i in range(3)}
+        return plain | masks | {"lm_head.weight": plain["wte.weight"].copy()}
+
+    rewrite(source, change_tensors=publish)
+    found = parameters(checkpoint.restore(convert(source, tmp_path / "b")))
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("layers", "dim", "heads", "count"),
+    [(12, 768, 12, 124439808), (24, 1024, 16, 354823168), (36, 1280, 20, 774030080), (48, 1600, 25, 1557611200)],
+    ids=["small", "medium", "large", "xl"],
+)
+def test_published_gpt2_sizes(layers, dim, heads, count):
+    from conversion.architectures import architecture
+    from conversion.keys import Keys
+
+    keys = Keys({"n_layer": layers, "n_embd": dim, "n_head": heads})
+    model = abstract(architecture("gpt2").from_hf(keys))
+    assert sum(int(np.prod(parameter.shape)) for _, parameter in named_parameters(model)) == count
+
+
+REFUSED_CONFIGS = {
+    "unknown key": ({"qk_norm": True}, "qk_norm=True is not supported"),
+    "unknown model": ({"model_type": "t5000"}, "model_type 't5000' is not supported"),
+    "no model type": ({"model_type": None}, "model_type None is not supported"),
+    "path as model type": ({"model_type": "../llama"}, "model_type '../llama' is not supported"),
+    "quantized": ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not supported"),
+    "encoder": ({"is_encoder_decoder": True}, "is_encoder_decoder=True"),
+    "activation": ({"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu' is not supported"),
+    "rope type": ({"rope_scaling": {"type": "su", "factor": 2.0}}, "rope type 'su' is not supported"),
+    "rope key": ({"rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 1}}, "rope_parameters: alpha=1"),
+    "rope without factor": ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
+    "rope twice": (
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+        "disagree",
+    ),
+    "partial rotary": (
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        "partial_rotary_factor=0.5",
+    ),
+    "absurd layers": ({"num_hidden_layers": 10**12}, "num_hidden_layers must be a whole number from 1 to 4096"),
+    "absurd width": ({"hidden_size": 10**30}, "hidden_size must be"),
+    "negative": ({"num_attention_heads": -6}, "num_attention_heads must be"),
+    "boolean number": ({"intermediate_size": True}, "intermediate_size must be"),
+    "text number": ({"vocab_size": "101"}, "vocab_size must be"),
+    "number as flag": ({"tie_word_embeddings": 1}, "tie_word_embeddings cannot be 1"),
+    "endless eps": ({"rms_norm_eps": float("inf")}, "rms_norm_eps must be a positive number"),
+    "uneven groups": ({"num_key_value_heads": 4}, "6 query heads cannot share 4 key-value heads"),
+    "odd head": ({"head_dim": 7}, "head_dim=7 is odd"),
+    "end token": ({"eos_token_id": "</s>"}, "eos_token_id must be token ids"),
+    "wrong width": (
+        {"intermediate_size": 73},
+        r"mlp\.\w+_proj.weight: shape \[.*\] in model.safetensors, but the config asks for",
+    ),
+    "too few layers": (
+        {"num_hidden_layers": 1},
+        r"model.layers.1.\S+: in model.safetensors, but no part of the model takes it",
+    ),
+    "too many layers": ({"num_hidden_layers": 3}, r"model.layers.2.\S+: missing from the checkpoint"),
+    "absurd sizes": ({"hidden_size": 2**30, "vocab_size": 2**30, "head_dim": 8}, "but the config asks for"),
+}
+
+
+@pytest.mark.parametrize("change", REFUSED_CONFIGS)
+def test_refused_configs(change, checkpoint_of, tmp_path):
+    source = shutil.copytree(checkpoint_of("llama"), tmp_path / "source")
+    keys, message = REFUSED_CONFIGS[change]
+    rewrite(source, lambda config: config | keys)
+    refuse(source, tmp_path / "native", message)
+
+
+HEAD = "lm_head.weight"
+REFUSED_TENSORS = {
+    "missing": (
+        "llama",
+        lambda t: {n: a for n, a in t.items() if "1.mlp.up" not in n},
+        "model.layers.1.mlp.up_proj.weight: missing",
+    ),
+    "extra": (
+        "llama",
+        lambda t: t | {"model.norm.bias": t["model.norm.weight"].copy()},
+        "model.norm.bias: in model.safetensors, but no part",
+    ),
+    "misshapen": ("llama", lambda t: t | {HEAD: t[HEAD][:-1].copy()}, r"lm_head.weight: shape \[100, 48\]"),
+    "transposed": ("llama", lambda t: t | {HEAD: t[HEAD].T.copy()}, r"lm_head.weight: shape \[48, 101\]"),
+    "integers": ("llama", lambda t: t | {HEAD: t[HEAD].astype(np.int32)}, "lm_head.weight: int32 values"),
+    "untied head": (
+        "llama-biases-tied",
+        lambda t: t | {HEAD: t["model.embed_tokens.weight"] + 1},
+        "lm_head.weight: differs from",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", REFUSED_TENSORS)
+def test_refused_tensors(change, checkpoint_of, tmp_path):
+    case, edit, message = REFUSED_TENSORS[change]
+    source = shutil.copytree(checkpoint_of(case), tmp_path / "source")
+    rewrite(source, change_tensors=edit)
+    refuse(source, tmp_path / "native", message)
+
+
+def refuse(source, target, message):
+    """One line, and nothing left behind."""
+    with pytest.raises(InputError, match=message) as error:
+        convert(source, target)
+    assert "\n" not in str(error.value)
+    assert list(target.parent.iterdir()) == [source]
+
+
+def test_existing_target_is_left_alone(checkpoint_of, tmp_path):
+    (tmp_path / "native").mkdir()
+    (tmp_path / "native" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="exists already"):
+        convert(checkpoint_of("llama"), tmp_path / "native")
+    assert (tmp_path / "native" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("moment", [KeyboardInterrupt, MemoryError, OSError])
+def test_interrupted_conversion_leaves_nothing(checkpoint_of, tmp_path, monkeypatch, moment):
+    def interrupted(*_):
+        raise moment("now")
+
+    monkeypatch.setattr("conversion.table._read", interrupted)
+    with pytest.raises((moment, InputError)):
+        convert(checkpoint_of("llama"), tmp_path / "native")
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_native_checkpoints_are_named(checkpoint_of, tmp_path):
+    native = convert(checkpoint_of("llama"), tmp_path / "native")
+    damage = {
+        "manifest.json": ['{"format": 99}', "not json", "[]"],
+        "config.json": [
+            '{"part": "Perceptron"}',
+            '{"part": "Decoder"}',
+            "",
+            '{"part": "Decoder", "vocab_size": "many"}',
+        ],
+    }
+    for name, contents in damage.items():
+        whole = (native / name).read_text()
+        for content in contents:
+            (native / name).write_text(content)
+            with pytest.raises(InputError, match=r"native|config"):
+                checkpoint.restore(native)
+        (native / name).write_text(whole)
+    for file in sorted((native / "arrays").rglob("*"), key=lambda file: -file.stat().st_size):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+            break
+    with pytest.raises(InputError, match="damaged checkpoint"):
+        checkpoint.restore(native)
+    shutil.rmtree(native / "arrays")
+    with pytest.raises(InputError, match="not a jaxllm checkpoint"):
+        checkpoint.restore(native)
+
+
+def test_plain_orbax_reads_it(checkpoint_of, tmp_path):
+    native = convert(checkpoint_of("llama"), tmp_path / "native")
+    with orbax.checkpoint.PyTreeCheckpointer() as reader:
+        tree = reader.restore(native / "arrays" / "state")
+    model = checkpoint.restore(native)
+    assert np.array_equal(
+        tree["layers"]["1"]["attention"]["query"]["weight"], model.layers[1].attention.query.weight[...]
+    )
+
+
+def test_load_converts_once_and_notices_changes(checkpoint_of, cache, tmp_path):
+    source = shutil.copytree(checkpoint_of("llama"), tmp_path / "some-model")
+    kept = lambda: sorted((cache / "checkpoints").glob("some-model-*"))  # noqa: E731
+    model, tokenizer = jaxllm.load(source)
+    assert tokenizer is None
+    jaxllm.load(source)
+    assert len(kept()) == 1
+    rewrite(source, change_tensors=lambda t: t | {HEAD: 2 * t[HEAD]})
+    changed, _ = jaxllm.load(source)
+    assert len(kept()) == 2
+    assert np.array_equal(parameters(changed)["head.weight"], 2 * parameters(model)["head.weight"])
+
+
+def test_gradients_flow(checkpoint_of, tmp_path):
+    model = checkpoint.restore(convert(checkpoint_of("llama"), tmp_path / "native"))
+    tokens = np.arange(12, dtype=np.int32).reshape(1, 12)
+    gradient = jax.jit(jax.grad(lambda model: model(tokens).var()))(model)
+    assert all(np.abs(array).max() > 0 for array in parameters(gradient).values())
