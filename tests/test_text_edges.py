@@ -1,13 +1,57 @@
-"""What bad files, bad input and hostile chat templates do to tokenizers: an InputError of one line, and nothing else."""
+"""The edges of text: every pre-tokenizer, hostile templates, broken files and bad input (errors of one line)."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from gguf import GGUFWriter
+from tokenizers import Regex, pre_tokenizers
 
 from jaxllm.errors import InputError
 from jaxllm.text import load_tokenizer
-from tests.test_text import END, TALK, TOKENS, gguf, gpt2, library, write
+from jaxllm.text.byte_level import PRE_TOKENIZERS
+from tests.test_text import END, MERGES, TALK, TOKENS, gpt2, library, write
+
+
+def gguf(path: Path, pre: str = "gpt-2", kind: str = "gpt2") -> Path:
+    writer = GGUFWriter(path, "llama")
+    writer.add_tokenizer_model(kind)
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([1] * (len(TOKENS) - 1) + [3])
+    writer.add_token_merges(MERGES)
+    writer.add_bos_token_id(len(TOKENS) - 1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gpt-2", "I|'|LL| | pay| 12345|!|\n"),
+        ("starcoder", "I|'|LL| | pay| |1|2|3|4|5|!|\n"),
+        ("falcon", "I|'|LL| | pay| |123|45|!|\n"),
+        ("llama-bpe", "I|'LL| | pay| |123|45|!\n"),
+        ("qwen2", "I|'LL| | pay| |1|2|3|4|5|!\n"),
+        ("tekken", "I|'LL| | pay| |1|2|3|4|5|!\n"),
+        ("gpt-4o", "I'LL| | pay| |123|45|!\n"),
+        ("deepseek-v3", "I|'LL| | pay| |123|45|!\n"),
+    ],
+)
+def test_pre_tokenizers_cut_words(name, words):
+    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PRE_TOKENIZERS[name].patterns]
+    found = pre_tokenizers.Sequence(cuts).pre_tokenize_str("I'LL  pay 12345!\n")  # pyright: ignore[reportArgumentType]
+    assert "|".join(word for word, _ in found) == words
+
+
+def test_pre_tokenizers_lose_nothing(tmp_path):
+    for name in PRE_TOKENIZERS:
+        tokenizer = load_tokenizer(gguf(tmp_path / "toy.gguf", name))
+        for text in ("hello  wörld's 1234567\r\n\n\t x? 你好《たで》 'LL...", " \n ", "3.14 a_b  "):
+            assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @pytest.mark.parametrize(
