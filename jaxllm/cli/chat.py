@@ -3,7 +3,7 @@
 examples:
   jaxllm chat path/to/model
   jaxllm chat owner/repo --system "You are terse." -t 0.7
-  jaxllm chat --stop "$(printf '\\n\\n')" -t 0.8             the demo model, as a dialogue in verse
+  jaxllm chat --stop '\\n\\n' -t 0.8                          the demo model, as a dialogue in verse
 
 An empty line or end of input ends the conversation.
 """

@@ -1,0 +1,108 @@
+"""The program: what it prints where, and that bad input costs one line and exit code 2."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxllm.cli import VERBS, main
+
+
+def run(capsys, *words: str):
+    code = main(words)
+    return code, *capsys.readouterr()
+
+
+def test_generate_streams_text_and_reports_on_stderr(capsys):
+    code, out, err = run(capsys, "generate", "ROMEO:", "-n", "20")
+    assert code == 0
+    assert out.strip()
+    assert "using the bundled demo model" in err
+    assert "generated_tokens 20" in err
+    code, document, _ = run(capsys, "generate", "--prompt", "ROMEO:", "-n", "20", "--json", "--mesh", "tensor=8")
+    found = json.loads(document)
+    assert found["text"] + "\n" == out  # the same on eight devices
+    assert len(found["tokens"]) == found["generated_tokens"] == 20
+
+
+def test_prompt_from_stdin_and_stop(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ROMEO:"))
+    code, out, _ = run(capsys, "generate", "-", "-n", "200", "--stop", r"\n\n", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["finish_reason"] == "stop"
+    assert "\n\n" not in found["text"]
+
+
+def test_chat_remembers(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Who art thou?\nSpeak again.\n\n"))
+    code, out, _ = run(capsys, "chat", "-n", "12", "--stop", r"\n\n")
+    assert code == 0
+    assert len(out.split("\n")) >= 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generate"], "no prompt"),
+        (["generate", "a", "b", "c"], "too many arguments: 'b'"),
+        (["generate", "no/such/path", "hello"], "no/such/path"),
+        (["generate", "x" * 5000], "the model's context is"),
+        (["generate", ""], "empty"),
+        (["generate", "hi", "--top-p", "7", "-t", "1"], "top_p=7.0"),
+        (["generate", "hi", "--stop", ""], "stop="),
+        (["generate", "hi", "--mesh", "tensor=16"], "needs 16 devices"),
+        (["generate", "hi", "--mesh", "tensor=3"], "cannot be split over tensor=3"),
+        (["generate", "hi", "--mesh", "tensor"], "write AXIS=N"),
+        (["generate", "hi", "--mesh", "width=2"], "write AXIS=N"),
+        (["generate", "hi", "--dtype", "float31"], "not a dtype"),
+        (["convert", "no-such-dir/at/all", "x"], "no-such-dir/at/all"),
+        (["convert", ".", "."], "exists already"),
+        (["verify", "no-such-dir/at/all"], "no-such-dir/at/all"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, words, message):
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert out == ""
+    lines = [line for line in err.splitlines() if "using the bundled demo" not in line]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_unknown_device_is_named():
+    """In a process of its own: a platform can be chosen only before JAX has started."""
+    command = [sys.executable, "-m", "jaxllm", "generate", "hi", "--device", "abacus"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "device abacus" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_convert_and_doctor_speak_json(capsys, checkpoint_of, tmp_path):
+    code, out, _ = run(capsys, "convert", str(checkpoint_of("llama")), str(tmp_path / "native"), "--json")
+    assert (code, json.loads(out)["dtype"]) == (0, "float32")
+    code, out, _ = run(capsys, "doctor", "--json")
+    assert set(json.loads(out)) >= {"versions", "devices", "caches", "attention"}
+
+
+@pytest.mark.torch
+def test_verify_passes_and_fails(capsys, checkpoint_of, monkeypatch):
+    code, out, _ = run(capsys, "verify", str(checkpoint_of("llama")), "--layers", "--json")
+    report = json.loads(out)
+    assert (code, report["passed"]) == (0, True)
+    assert len(report["layers"]) == 4
+    monkeypatch.setattr(sys.modules["conversion.verify"], "BOUNDS", {"float64": 0.0})
+    code, out, _ = run(capsys, "verify", str(checkpoint_of("llama")))
+    assert code == 1
+    assert "FAILED" in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_examples(verb, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([verb, "--help"])
+    assert exit_.value.code == 0
+    assert f"jaxllm {verb}" in capsys.readouterr().out.split("examples:")[1]
