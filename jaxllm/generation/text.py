@@ -40,8 +40,7 @@ def stream_generate(
     """Continues one prompt (text, or its token ids), yielding a `Piece` per token; options as in `generate`."""
     began = time.perf_counter()
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-    row, first = _Row(tokenizer, _stops(stop)), 0.0
-    held = None
+    row, first, held = _Row(tokenizer, ids, _stops(stop)), 0.0, None
     for count, step in enumerate(steps(model, [ids], **options), 1):
         now = time.perf_counter() - began
         first = first or now
@@ -74,8 +73,9 @@ def generate(
         InputError: an empty prompt, one that fills the model's context, a setting outside its range.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    rows = [_Row(tokenizer, _stops(stop)) for _ in texts]
-    for step in steps(model, [tokenizer.encode(text) for text in texts], **options):
+    ids = [tokenizer.encode(text) for text in texts]
+    rows = [_Row(tokenizer, prompt, _stops(stop)) for prompt in ids]
+    for step in steps(model, ids, **options):
         for row, token, live in zip(rows, step.token.tolist(), step.live.tolist(), strict=True):
             if live and not row.stopped:
                 row.push(token)
@@ -89,9 +89,11 @@ def generate(
 class _Row:
     """The text of one row, held back wherever a stop string may have begun."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]):
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: tuple[str, ...]):
         self._stream, self._stops, self._pending = tokenizer.stream(), stops, ""
         self.text, self.stopped, self.ended = "", False, False
+        for token in prompt:  # so that the continuation keeps the space that it begins with
+            self._stream.push(token)
 
     def push(self, token: int) -> str:
         """The text that a token makes certain."""

@@ -11,7 +11,7 @@ _SPACE = re.compile(r"\s*")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token matched as a whole; `lstrip` and `rstrip` swallow the white space on that side. Names as in `tokenizers`."""
+    """A token matched as a whole, swallowing white space before it (`lstrip`) or after it. Names as in `tokenizers`."""
 
     id: int
     content: str
@@ -33,6 +33,7 @@ class AddedTokens:
         self._pattern = re.compile("|".join(map(_pattern, longest_first)) or "(?!)")
 
     def token_id(self, content: str) -> int | None:
+        """The id of the token with this text, or None."""
         token = self._by_content.get(content)
         return token.id if token else None
 

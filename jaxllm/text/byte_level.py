@@ -35,7 +35,7 @@ _AFTER_WORDS = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_AFTER_WORDS}"
 _QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_AFTER_CASED = _AFTER_WORDS.replace(r"[\r\n]*", "[\r\n/]*")
+_AFTER_CASED = _AFTER_WORDS.replace(r"[\r\n]*", r"[\r\n/]*")
 _TEKKEN = _CASED.replace("{0}", "") + r"|\p{N}|" + _AFTER_CASED
 _GPT4O = _CASED.replace("{0}", f"{_CONTRACTION}?") + r"|\p{N}{1,3}|" + _AFTER_CASED
 _DEEPSEEK3 = (
@@ -67,7 +67,7 @@ _FAMILIES = {
     "qwen2 deepseek-r1-qwen stablelm2 megrez hunyuan": PreTokenizer((_QWEN2,)),
     "tekken": PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True),
     "gpt-4o llama4 kanana2": PreTokenizer((_GPT4O,)),
-    "deepseek-v3 hunyuan-dense": PreTokenizer((r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", _DEEPSEEK3)),
+    "deepseek-v3 hunyuan-dense": PreTokenizer((r"\p{N}{1,3}", "[一-龥\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK3)),
 }
 # By the names that llama.cpp writes as `tokenizer.ggml.pre`.
 PRE_TOKENIZERS = {name: family for names, family in _FAMILIES.items() for name in names.split()}

@@ -70,7 +70,7 @@ def _generation_blocks() -> type:
     from jinja2.parser import Parser
 
     class GenerationBlocks(Extension):
-        tags = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 (declared so by Jinja)
 
         def parse(self, parser: Parser) -> list[nodes.Node]:
             # A scope, because in Transformers the block is a call: what it sets must not be seen after it.

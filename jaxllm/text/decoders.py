@@ -1,4 +1,4 @@
-"""The decoders of tokenizer.json, for one token at a time: each step maps a token's text, knowing whether it is the first.
+"""The decoders of tokenizer.json, one token at a time: each step maps its text, knowing whether it is the first.
 
 Bytes that are not text travel through the steps as lone surrogates (Python's `surrogateescape`).
 """
@@ -15,10 +15,9 @@ from jaxllm.text.stream import REPLACE_EACH_BYTE
 Step = Callable[[str, bool], str]
 
 # What the WordPiece decoder tidies up, in this order.
-_TIDY = (
-    *((f" {mark}", mark) for mark in ".?!,"),
-    *((" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")),
-)
+_TIDY = [(f" {mark}", mark) for mark in ".?!,"]
+_TIDY += [(" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" do not", " don't")]
+_TIDY += [(f" {ending}", ending) for ending in ("'s", "'ve", "'re")]
 
 
 def decoder_of(spec: Mapping[str, Any] | None) -> tuple[Callable[[str, bool], bytes], str]:

@@ -42,11 +42,9 @@ def library_errors(name: Path | str) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except InputError as error:
-        if str(error).startswith(str(name)):
-            raise
-        raise InputError(f"{name}: {error}") from error
     except BaseException as error:
+        if isinstance(error, InputError) and str(error).startswith(str(name)):
+            raise
         told = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{name}: {told[:300]}") from error
 
@@ -69,7 +67,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_settings(directory: Path) -> Settings:
-    """All that the JSON files of a directory say about its tokenizer; the files are optional, broken ones an InputError."""
+    """All that a directory's JSON files say about its tokenizer. InputError if one is broken; none has to be there."""
     path = directory / "tokenizer_config.json"
     config = read_object(path)
     with library_errors(generation_path := directory / "generation_config.json"):

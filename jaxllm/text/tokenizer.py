@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jaxllm.errors import InputError
 from jaxllm.text.chat import render_chat
+from jaxllm.text.files import Settings
 from jaxllm.text.stream import TextStream
 
 
@@ -14,16 +16,20 @@ class Vocabulary(Protocol):
     """What a backend provides: text to ids, and each id as bytes."""
 
     size: int  # ids are 0 .. size - 1
-    special_ids: Collection[int]  # left out of decoded text unless asked for
+    special_ids: frozenset[int]  # left out of decoded text unless asked for
     errors: str  # what becomes of bytes that are not UTF-8, as in `bytes.decode`
 
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """The ids of a text, with those that the model expects around it or without."""
+        ...
 
     def piece(self, token_id: int, first: bool) -> bytes | None:
         """The token as bytes, `first` of its text or not; None where the vocabulary has a hole."""
         ...
 
-    def token_id(self, token: str) -> int | None: ...
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its text, as the files spell it; None if there is no such token."""
+        ...
 
 
 class Tokenizer:
@@ -34,7 +40,6 @@ class Tokenizer:
         bos_token_id: None where the model has none.
         eos_token_ids: every id that ends a generation; empty where none is known.
         special_tokens: `bos_token`, `eos_token`, ... to their text, as the chat template sees them.
-        chat_template: the default template (Jinja), or None.
     """
 
     def __init__(
@@ -54,6 +59,28 @@ class Tokenizer:
         self.special_tokens = dict(special_tokens or {})
         self._templates = dict(chat_templates or {})
         self._vocabulary = vocabulary
+
+    @classmethod
+    def from_settings(
+        cls, vocabulary: Vocabulary, name: str, settings: Settings, bos: int | None = None, *eos: int | None
+    ) -> Tokenizer:
+        """With a vocabulary's own BOS and EOS, unless the files beside it name others; those may name more EOS ids."""
+        ids = {key: vocabulary.token_id(token) for key, token in settings.special_tokens.items()}
+        begins = _valid(ids.get("bos_token"), bos)
+        ends = _valid(ids.get("eos_token")) or _valid(*eos)
+        texts = {
+            key: (vocabulary.piece(found[0], False) or b"").decode("utf-8", "replace")
+            for key, found in {"bos_token": begins, "eos_token": ends}.items()
+            if found and found[0] < vocabulary.size
+        }
+        return cls(
+            vocabulary,
+            name,
+            bos_token_id=begins[0] if begins else settings.bos_token_id,
+            eos_token_ids=ends + settings.eos_token_ids,
+            special_tokens={**texts, **settings.special_tokens},
+            chat_templates=settings.chat_templates,
+        )
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
@@ -93,15 +120,22 @@ class Tokenizer:
         return TextStream(lambda token_id, first: self._piece(token_id, first, skipped), self._vocabulary.errors)
 
     def _piece(self, token_id: int, first: bool, skipped: Collection[int]) -> bytes | None:
+        token_id = operator.index(token_id)  # of an array too, say
         if token_id in skipped:
             return None
         piece = self._vocabulary.piece(token_id, first) if 0 <= token_id < self.vocab_size else None
         if piece is None:
-            raise InputError(f"token id {token_id} is not in the vocabulary of {self.name} (0 to {self.vocab_size - 1})")
+            raise InputError(f"token id {token_id} is not in the vocabulary of {self.name}: 0 to {self.vocab_size - 1}")
         return piece
 
     @property
+    def eos_token_id(self) -> int | None:
+        """The first of `eos_token_ids`: what ends a text, rather than a turn of a conversation."""
+        return self.eos_token_ids[0] if self.eos_token_ids else None
+
+    @property
     def chat_template(self) -> str | None:
+        """The default template, in Jinja; None if there is none."""
         return self._templates.get("default")
 
     def apply_chat_template(
@@ -111,7 +145,7 @@ class Tokenizer:
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> str:
-        """A conversation as the text that the model was trained on, special tokens included: encode it without adding any.
+        """A conversation as the text that the model was trained on. Its special tokens are in it: encode adding none.
 
         Args:
             messages: dicts of plain JSON data, as a rule {"role": "user", "content": "..."}.
@@ -134,3 +168,8 @@ class Tokenizer:
             named = f" by default, only {', '.join(map(repr, sorted(self._templates)))}" if self._templates else ""
             raise InputError(f"{self.name} has no chat template{named}")
         return template
+
+
+def _valid(*ids: int | None) -> tuple[int, ...]:
+    """Without what stands for no token: None, and -1 in sentencepiece models."""
+    return tuple(i for i in ids if i is not None and i >= 0)
