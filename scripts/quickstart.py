@@ -1,8 +1,8 @@
 """The whole journey in one file: convert a PyTorch checkpoint, restore it onto a mesh, and stream text from it.
 
-    python scripts/quickstart.py                                     # the demo model on every device there is
-    JAX_NUM_CPU_DEVICES=8 python scripts/quickstart.py               # ... on eight simulated ones
-    python scripts/quickstart.py --source path/to/model --prompt "Once upon a time"
+python scripts/quickstart.py                                     # the demo model on every device there is
+JAX_NUM_CPU_DEVICES=8 python scripts/quickstart.py               # ... on eight simulated ones
+python scripts/quickstart.py --source path/to/model --prompt "Once upon a time"
 """
 
 import argparse

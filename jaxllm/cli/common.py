@@ -32,7 +32,9 @@ def add_sampling_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--min-p", type=float, help="sample among tokens at least p times as likely as the likeliest")
     verb.add_argument("--repetition-penalty", type=float, help="above 1: tokens already there get less likely")
     verb.add_argument("--seed", type=int, help="the same seed gives the same text")
-    verb.add_argument("--stop", action="append", default=[], help=r"a string that ends the text (\n for a line end); may be repeated")
+    verb.add_argument(
+        "--stop", action="append", default=[], help=r"a string that ends the text (\n for a line end); may be repeated"
+    )
 
 
 def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
