@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from conversion.architectures import architecture
 from conversion.keys import Keys
@@ -104,6 +104,16 @@ def write(path: Path, config: dict[str, Any], seed: int = 0, dtype: Any = np.flo
     (path / "config.json").write_text(json.dumps(config))
     save_file(tensors(config, seed, dtype), path / "model.safetensors", metadata={"format": "pt"})
     return path
+
+
+def rewrite(path, change_config=None, change_tensors=None):
+    """Edits a checkpoint in place by two functions on its config and its tensors."""
+    if change_config:
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(change_config(config) or config))
+    if change_tensors:
+        tensors = load_file(path / "model.safetensors")
+        save_file(change_tensors(tensors) or tensors, path / "model.safetensors")
 
 
 BFLOAT16 = ml_dtypes.bfloat16

@@ -35,10 +35,15 @@ class Piece:
 
 
 def stream_generate(
-    model: Decoder, tokenizer: Tokenizer, prompt: str | Sequence[int], *, stop: str | Sequence[str] = (), **options: Any
+    model: Decoder,
+    tokenizer: Tokenizer | None,
+    prompt: str | Sequence[int],
+    *,
+    stop: str | Sequence[str] = (),
+    **options: Any,
 ) -> Iterator[Piece]:
     """Continues one prompt (text, or its token ids), yielding a `Piece` per token; options as in `generate`."""
-    began = time.perf_counter()
+    began, tokenizer = time.perf_counter(), _needed(tokenizer)
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
     row, first, held = _Row(tokenizer, ids, _stops(stop)), 0.0, None
     for count, step in enumerate(steps(model, [ids], **options), 1):
@@ -57,7 +62,7 @@ def stream_generate(
 
 def generate(
     model: Decoder,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     prompts: str | Sequence[str],
     *,
     stop: str | Sequence[str] = (),
@@ -73,6 +78,7 @@ def generate(
         InputError: an empty prompt, one that fills the model's context, a setting outside its range.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    tokenizer = _needed(tokenizer)
     ids = [tokenizer.encode(text) for text in texts]
     rows = [_Row(tokenizer, prompt, _stops(stop)) for prompt in ids]
     for step in steps(model, ids, **options):
@@ -116,6 +122,12 @@ class _Row:
         """The length of the longest end of the pending text that begins a stop string."""
         sizes = (n for stop in self._stops for n in range(1, len(stop)) if self._pending.endswith(stop[:n]))
         return max(sizes, default=0)
+
+
+def _needed(tokenizer: Tokenizer | None) -> Tokenizer:
+    if tokenizer is None:
+        raise InputError("the checkpoint came without a tokenizer: use generate_tokens, or jaxllm.load_tokenizer")
+    return tokenizer
 
 
 def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:

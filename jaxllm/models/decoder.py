@@ -35,7 +35,7 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """A causal language model made from `config.Decoder`; a pytree, for `jax.jit` and its kin to work on."""
 
-    def __init__(self, part: config.Decoder, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
+    def __init__(self, part: config.Decoder, *, rngs: nnx.Rngs | None, dtype: jnp.dtype = jnp.float32):
         init = Init(rngs, dtype)
         self.config = part
         self.embedding = Embedding(init, part.vocab_size, part.embed_dim)
@@ -90,4 +90,4 @@ class Decoder(nnx.Module):
 
 def abstract(part: config.Decoder, dtype: jnp.dtype = jnp.float32) -> Decoder:
     """The model with shapes in place of arrays: nothing is allocated."""
-    return jax.eval_shape(lambda: Decoder(part, rngs=nnx.Rngs(0), dtype=dtype))
+    return Decoder(part, rngs=None, dtype=dtype)

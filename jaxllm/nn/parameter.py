@@ -12,9 +12,9 @@ from jax.nn.initializers import Initializer, normal
 
 @dataclass(frozen=True)
 class Init:
-    """How new parameters are made: a random stream and a dtype."""
+    """How new parameters are made: a dtype, and a random stream or None for shapes in place of arrays."""
 
-    rngs: nnx.Rngs
+    rngs: nnx.Rngs | None
     dtype: jnp.dtype
 
     def __call__(
@@ -23,6 +23,8 @@ class Init:
         """A parameter whose axes are known by their logical names (see `jaxllm.sharding.RULES`)."""
         if len(shape) != len(axes):
             raise ValueError(f"{len(axes)} axis names for a shape of {len(shape)}")
+        if self.rngs is None:
+            return nnx.Param(jax.ShapeDtypeStruct(shape, self.dtype), axes=axes)
         return nnx.Param(initializer(self.rngs.params(), shape, self.dtype), axes=axes)
 
 
