@@ -15,6 +15,7 @@ from conversion import convert
 from jaxllm import InputError, checkpoint
 from jaxllm.models.decoder import abstract
 from jaxllm.nn.parameter import named_parameters
+from tests import tiny
 
 
 def parameters(model):

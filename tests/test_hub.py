@@ -5,6 +5,7 @@ import json
 import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 from conversion.hub import download
@@ -15,8 +16,8 @@ from jaxllm.errors import InputError
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """The cached repository owner/name, whose files are links to blobs outside its directory."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     root = tmp_path / "models--owner--name"
     snapshot, blobs = root / "snapshots" / "abc", root / "blobs"
     for directory in (snapshot, blobs, root / "refs"):
