@@ -16,13 +16,13 @@ PACKAGES = ("jaxllm", "jax", "jaxlib", "flax", "orbax-checkpoint", "safetensors"
 
 def diagnose() -> dict[str, dict[str, Any]]:
     """Sections of named facts, all of them plain JSON values."""
-    implementation, reason = choose(jax.default_backend())
+    attention = {"decode": choose(1), "prefill of 4096": choose(4096)}
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "devices": {str(device): _device(device) for device in jax.devices()},
         "settings": {"backend": jax.default_backend(), "float": str(jnp.result_type(float))},
         "caches": {name: _size(cache_dir() / name) for name in ("checkpoints", "compiled")},
-        "attention": {implementation: reason},
+        "attention": {call: f"{name}: {reason}" for call, (name, reason) in attention.items()},
     }
 
 
