@@ -10,10 +10,13 @@ import pytest
 from jaxllm.kernels.attention import BLOCK, attention, blocked, reference
 
 
-def inputs(batch, queries, keys, heads, kv_heads, head_dim):
+def inputs(batch, queries, keys, heads, kv_heads, head_dim) -> tuple[jax.Array, jax.Array, jax.Array]:
     random = np.random.default_rng(0)
-    shapes = (batch, queries, heads, head_dim), (batch, keys, kv_heads, head_dim), (batch, keys, kv_heads, head_dim)
-    return [jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in shapes]
+
+    def draw(length: int, heads: int) -> jax.Array:
+        return jnp.asarray(random.standard_normal((batch, length, heads, head_dim)), jnp.float32)
+
+    return draw(queries, heads), draw(keys, kv_heads), draw(keys, kv_heads)
 
 
 @pytest.mark.parametrize("window", [None, 7, 600])
