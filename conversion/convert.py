@@ -83,13 +83,12 @@ def _stored_dtype(source: Source) -> np.dtype:
 
 
 def _eos_token_ids(source: Source, part: config.Decoder) -> tuple[int, ...]:
-    """`generation_config.json` has the last word on what ends a text, as in Transformers."""
+    """`generation_config.json`, if there is one, has the last word on what ends a text, as in Transformers."""
     for file in source.auxiliary:
         if file.name == "generation_config.json":
             try:
                 generation = json.loads(file.read_text())
             except (OSError, ValueError) as error:
                 raise InputError(f"{file}: cannot be read: {error}") from None
-            if isinstance(generation, dict) and "eos_token_id" in generation:
-                return Keys(generation, file.name).token_ids("eos_token_id", None)
+            return Keys(generation if isinstance(generation, dict) else {}, file.name).token_ids("eos_token_id", None)
     return part.eos_token_ids

@@ -88,3 +88,13 @@ def one_line(error: Exception) -> str:
     """The first line of an error's message, or the error's name where there is none."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same bytes, reading as little as tells."""
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    x, y = (tensor.read().reshape(-1).view(np.uint8) for tensor in (a, b))
+    if x.ctypes.data == y.ctypes.data:  # one storage under two names
+        return True
+    return np.array_equal(x[:4096], y[:4096]) and np.array_equal(x, y)

@@ -13,22 +13,23 @@ from jaxllm.errors import InputError
 HARMLESS = {
     "names and bookkeeping": "architectures model_type transformers_version _name_or_path name_or_path auto_map "
     "task_specific_params finetuning_task id2label label2id num_labels problem_type tokenizer_class "
-    "_commit_hash license model_name",
+    "_commit_hash license model_name _num_labels unsloth_version unsloth_fixed",
     "dtype of the file, which the tensors state themselves": "torch_dtype dtype use_bfloat16",
     "training only": "initializer_range attention_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop "
     "layerdrop gradient_checkpointing tie_weights_keys classifier_dropout summary_type summary_use_proj "
-    "summary_activation summary_proj_to_labels summary_first_dropout rms_norm_type",
+    "summary_activation summary_proj_to_labels summary_first_dropout n_special predict_special_tokens",
     "how PyTorch computes, not what": "use_cache pretraining_tp reorder_and_upcast_attn attn_implementation "
     "_attn_implementation _attn_implementation_autoset _flash_attn_2_enabled torchscript return_dict "
     "return_dict_in_generate output_attentions output_hidden_states output_scores chunk_size_feed_forward "
-    "tf_legacy_loss",
+    "tf_legacy_loss output_past",
+    "repeats of the context's length": "n_ctx max_sequence_length",
     "token ids that decoding does not use": "bos_token_id pad_token_id sep_token_id decoder_start_token_id "
     "unk_token_id prefix mask_token_id",
     "generation settings, which the caller gives": "max_length min_length do_sample early_stopping num_beams "
     "num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty "
     "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences suppress_tokens "
     "begin_suppress_tokens forced_bos_token_id forced_eos_token_id remove_invalid_values "
-    "exponential_decay_length_penalty n_ctx",
+    "exponential_decay_length_penalty",
 }
 _HARMLESS = {key for keys in HARMLESS.values() for key in keys.split()}
 
@@ -56,7 +57,7 @@ class Keys:
     def take(self, name: str, default: Any = _REQUIRED, kinds: tuple[type, ...] = ()) -> Any:
         """The value of a key, of one of the given types; without a default it must be there."""
         value = self._left.pop(name, default)
-        if value is _REQUIRED:
+        if value is _REQUIRED or (value is None and default is _REQUIRED):
             raise InputError(f"{self._where}: {name} is missing")
         if kinds and value is not default and (not isinstance(value, kinds) or (bool not in kinds and value is True)):
             raise InputError(f"{self._where}: {name} cannot be {_short(value)}")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from einops import rearrange
 
-from conversion.files import Tensor, first
+from conversion.files import Tensor, first, same_bytes
 from conversion.params import Params, to_config
 from jaxllm.errors import InputError
 
@@ -129,7 +129,7 @@ def _is_tied(params: Params, shards: Shards) -> bool:
     """Whether the output matrix is the embedding, which Mistral's params.json says and Meta's does not."""
     if "output.weight" not in shards[0]:
         return True
-    tied = all(_same(shard["tok_embeddings.weight"], shard["output.weight"]) for shard in shards)
+    tied = all(same_bytes(shard["tok_embeddings.weight"], shard["output.weight"]) for shard in shards)
     if params.flag("tied_embeddings") and not tied:
         raise InputError(f"{params.file}: 'tied_embeddings' is true, but 'output.weight' is not the embedding")
     return tied
@@ -184,15 +184,5 @@ def _read(pieces: list[Tensor], axis: int, pattern: str, axes: dict[str, int]) -
 
 def _check_agreement(name: str, pieces: list[Tensor]) -> None:
     for piece in pieces[1:]:
-        if not _same(pieces[0], piece):
+        if not same_bytes(pieces[0], piece):
             raise InputError(f"{piece.file}: tensor {name!r} differs from the first shard's, and each has the whole")
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same bytes, reading as little as tells."""
-    if (a.shape, a.dtype) != (b.shape, b.dtype):
-        return False
-    x, y = (tensor.read().reshape(-1).view(np.uint8) for tensor in (a, b))
-    if x.ctypes.data == y.ctypes.data:  # one storage under two names
-        return True
-    return np.array_equal(x[:4096], y[:4096]) and np.array_equal(x, y)

@@ -52,9 +52,11 @@ class Reference:
         longest = max(len(prompt) for prompt in prompts)
         padded = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        settings = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "use_cache": True}
+        from transformers import GenerationConfig
+
+        self._model.generation_config = GenerationConfig(pad_token_id=0)  # not the checkpoint's: penalties, beams
         with torch.no_grad():
-            out = self._model.generate(padded, attention_mask=mask, max_new_tokens=new_tokens, **settings)
+            out = self._model.generate(padded, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
         return out[:, longest:].tolist()
 
 

@@ -15,20 +15,26 @@ def rotary(keys: Keys, max_length: int, default_theta: float = 10_000.0) -> tupl
         InputError: an unknown scaling, a key of it that is unknown or missing, or two spellings that disagree.
     """
     theta = keys.number("rope_theta", default_theta)
-    spellings = [keys.take(name, None, (dict, type(None))) for name in ("rope_scaling", "rope_parameters")]
-    given = [spelling for spelling in spellings if spelling]
-    if len(given) == 2 and given[0] != given[1]:
+    keys.neutral("partial_rotary_factor", (1, None))
+    old, new = (_spelling(keys, name) for name in ("rope_scaling", "rope_parameters"))
+    if any(old[key] != new[key] for key in old.keys() & new.keys()):
         raise InputError("config.json: rope_scaling and rope_parameters disagree")
-    scaling = Keys(given[0] if given else {}, "config.json: rope_parameters")
-    theta = float(scaling.number("rope_theta", theta))
-    old, new = scaling.take("type", None), scaling.take("rope_type", None)
-    build = _SCALINGS.get(new or old or "default")
-    if build is None:
-        raise InputError(f"config.json: rope type {new or old!r} is not supported; known: {', '.join(_SCALINGS)}")
+    scaling = Keys(old | new, "config.json: rope_parameters")
+    theta, kind = float(scaling.number("rope_theta", theta)), scaling.take("rope_type", "default")
+    if not isinstance(kind, str) or kind not in _SCALINGS:
+        raise InputError(f"config.json: rope type {kind!r} is not supported; known: {', '.join(_SCALINGS)}")
     scaling.neutral("partial_rotary_factor", (1, None))
-    part, context = build(scaling, max_length)
+    part, context = _SCALINGS[kind](scaling, max_length)
     scaling.finish()
     return config.Rotary(theta, part), context
+
+
+def _spelling(keys: Keys, name: str) -> dict[str, Any]:
+    """One of the two objects, its kind under `rope_type`; both of the names for it may be there."""
+    given = dict(keys.take(name, None, (dict, type(None))) or {})
+    if "type" in given and given.setdefault("rope_type", given["type"]) != given.pop("type"):
+        raise InputError(f"config.json: {name} has a type and another rope_type")
+    return given
 
 
 def _default(keys: Keys, length: int) -> tuple[None, int]:
@@ -41,13 +47,14 @@ def _linear(keys: Keys, length: int) -> tuple[config.LinearScaling, int]:
 
 
 def _dynamic(keys: Keys, length: int) -> tuple[config.DynamicScaling, int]:
-    keys.neutral("original_max_position_embeddings", (length, None))
+    keys.take("original_max_position_embeddings", None)  # Transformers' formula goes by max_position_embeddings
     factor = float(keys.number("factor"))
     return config.DynamicScaling(factor, length), int(length * factor)
 
 
 def _yarn(keys: Keys, length: int) -> tuple[config.YarnScaling, int]:
     original = keys.size("original_max_position_embeddings", length)
+    keys.take("finetuned", None)  # how the model was made
     factor = float(keys.number("factor"))
     attention_factor = keys.take("attention_factor", None, (int, float, type(None)))
     mscale, all_dim = (keys.take(name, None, (int, float, type(None))) for name in ("mscale", "mscale_all_dim"))

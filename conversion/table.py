@@ -18,8 +18,8 @@ from functools import partial
 import numpy as np
 from einops import rearrange
 
-from conversion.source import Tensor
-from jaxllm.checkpoint import Array
+from conversion.files import Tensor, same_bytes
+from jaxllm.arrays import Array
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
 from jaxllm.nn.parameter import named_parameters
@@ -151,8 +151,7 @@ def _check_ignored(table: Table, model: Decoder, name: str, tensors: Mapping[str
         return
     if name != table.head or model.head is not None:
         raise InputError(f"tensor {name}: in {tensors[name].file.name}, but no part of the model takes it")
-    head, embedding = tensors[name].read(), tensors[table.embedding].read()
-    if head.shape != embedding.shape or head.tobytes() != embedding.tobytes():
+    if not same_bytes(tensors[name], tensors[table.embedding]):
         raise InputError(f"tensor {name}: differs from {table.embedding}, though the config ties the two")
 
 

@@ -119,6 +119,6 @@ def _compare_greedy(model: Decoder, reference: Reference, tokens: np.ndarray) ->
     """How many tokens of a ragged batch agree, and of how many."""
     room = min(NEW_TOKENS, model.config.context - tokens.shape[1])
     prompts = [row[: max(1, tokens.shape[1] // (index + 1))].tolist() for index, row in enumerate(tokens)]
-    ours = generate_tokens(model, prompts, room, eos_token_id=[])
+    ours = generate_tokens(model, prompts, max_new_tokens=room, eos_token_id=[])
     theirs = reference.greedy(prompts, room)
     return sum(a == b for row in zip(ours, theirs, strict=True) for a, b in zip(*row, strict=True)), room * len(prompts)

@@ -6,6 +6,8 @@ Everything public is here, and imported only when it is first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxllm.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from jaxllm.errors import InputError
     from jaxllm.generation.text import Piece, generate, stream_generate
@@ -24,7 +26,6 @@ __all__ = [
     "make_mesh",
     "stream_generate",
 ]
-__version__ = "0.1.0"
 
 _MODULES = {
     "jaxllm.errors": ("InputError",),

@@ -7,8 +7,6 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 
-from jaxllm.config import Decoder
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -29,6 +27,11 @@ class Full:
         write = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
         return type(self)(write(self.key, key, start), write(self.value, value, start))
 
+    def grown(self, capacity: int) -> Self:
+        """The same with room for `capacity` positions."""
+        padding = ((0, 0), (0, capacity - self.key.shape[1]), (0, 0), (0, 0))
+        return type(self)(jnp.pad(self.key, padding), jnp.pad(self.value, padding))
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -41,14 +44,12 @@ class Cache:
     entries: tuple[Full | None, ...]
     lengths: jax.Array
 
-    @classmethod
-    def none(cls, config: Decoder, batch: int) -> Self:
-        """No cache: every row begins here, and is not remembered."""
-        return cls((None,) * config.num_layers, jnp.zeros(batch, jnp.int32))
+    @property
+    def capacity(self) -> int:
+        """The number of positions that there is room for; 0 without entries."""
+        return min((entry.key.shape[1] for entry in self.entries if entry is not None), default=0)
 
-    @classmethod
-    def empty(cls, config: Decoder, batch: int, capacity: int, dtype: jnp.dtype) -> Self:
-        """A cache for `batch` rows of up to `capacity` positions."""
-        parts = (config.block(layer).attention for layer in range(config.num_layers))
-        entries = tuple(Full.empty(batch, capacity, part.kv_heads, part.head_dim, dtype) for part in parts)
-        return cls(entries, jnp.zeros(batch, jnp.int32))
+    def grown(self, capacity: int) -> Self:
+        """The same with room for `capacity` positions."""
+        entries = tuple(entry and entry.grown(capacity) for entry in self.entries)
+        return type(self)(entries, self.lengths)

@@ -9,37 +9,28 @@ It is written beside its target and renamed into place, so what exists is whole.
 """
 
 import json
-import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, SingleDeviceSharding
 
 from jaxllm import config
+from jaxllm.arrays import Array, checksum, read_arrays, write_arrays
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder, abstract
 from jaxllm.nn.parameter import named_parameters, replace_parameters
-from jaxllm.progress import byte_progress
 from jaxllm.sharding import named_sharding
 
 FORMAT = 1
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 _ARRAYS = "arrays"
-_GROUP_BYTES = 1 << 28  # Orbax writes this much at a time, so memory does not grow with the model
-
-
-class Array(NamedTuple):
-    """A tensor to be saved: its size is known before it is read."""
-
-    name: str
-    nbytes: int
-    read: Callable[[], np.ndarray]
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -56,7 +47,7 @@ def save(
         InputError: the target exists, or cannot be written.
     """
     with _written_beside(target) as work:
-        checksums = _save_arrays(work / _ARRAYS, list(arrays))
+        checksums = write_arrays(work / _ARRAYS, list(arrays))
         for file in files:
             shutil.copyfile(file, work / file.name)
         _write_json(work / "config.json", config.to_json(part))
@@ -75,6 +66,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = _read_json(path / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{path}: checkpoint format {manifest.get('format')}, but this jaxllm reads {FORMAT}")
+    if missing := {"dtype", "checksums"} - manifest.keys():
+        raise InputError(f"{path}: manifest.json lacks {min(missing)}")
     return manifest
 
 
@@ -96,9 +89,9 @@ def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None) -> Decoder:
     Raises:
         InputError: what is at `path` is not a whole checkpoint, or does not divide over the mesh.
     """
-    import orbax.checkpoint as ocp
-
     manifest = read_manifest(path)
+    if mesh is not None and not (isinstance(mesh, Mesh) and set(mesh.axis_types) == {AxisType.Auto}):
+        raise InputError(f"mesh={mesh!r}: must be one of jaxllm.make_mesh (all its axes are of type Auto)")
     dtype = _computable(float_dtype(dtype or manifest["dtype"]))
     model = abstract(read_config(path), dtype)
     wanted = {}
@@ -107,28 +100,31 @@ def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None) -> Decoder:
         if mesh is not None:
             placed = named_sharding(name, parameter.axes, parameter.shape, mesh)
         wanted[name] = jax.ShapeDtypeStruct(parameter.shape, dtype, sharding=placed)
-    tree = _nested(wanted)
-    try:
-        with ocp.PyTreeCheckpointer() as reader:
-            arguments = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
-            arrays = reader.restore(path.absolute() / _ARRAYS / "state", arguments)
-    except Exception as error:  # Orbax raises nothing narrower for unreadable data
-        raise InputError(f"{path}: damaged checkpoint: {str(error).splitlines()[0][:200]}") from error
-    return replace_parameters(model, dict(_flat(arrays)))
+    return replace_parameters(model, read_arrays(path / _ARRAYS, wanted))
+
+
+def damaged(path: Path) -> list[str]:
+    """The names of the tensors of a checkpoint whose data are not what was written, by their checksums.
+
+    Raises:
+        InputError: what is at `path` is not a checkpoint, or cannot be read at all.
+    """
+    checksums = read_manifest(path)["checksums"]
+    return [name for name in checksums if checksum(read_arrays(path / _ARRAYS, {name: ...})[name]) != checksums[name]]
 
 
 def float_dtype(name: Any) -> np.dtype:
     """The floating-point dtype of that name, to be stored or computed in.
 
     Raises:
-        InputError: not a floating-point dtype.
+        InputError: none of `DTYPES`.
     """
     try:
         dtype = jnp.dtype(name)
     except TypeError:
-        raise InputError(f"dtype {name!r}: not a dtype; use float32, bfloat16, float16 or float64") from None
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise InputError(f"dtype {name!r}: models are computed in floating point")
+        dtype = None
+    if dtype is None or dtype.name not in DTYPES:
+        raise InputError(f"dtype {str(name)!r}: must be {', '.join(DTYPES)}")
     return dtype
 
 
@@ -138,64 +134,24 @@ def _computable(dtype: np.dtype) -> np.dtype:
     return dtype
 
 
-def _save_arrays(path: Path, arrays: list[Array]) -> dict[str, str]:
-    from orbax.checkpoint.experimental import v1 as ocp
-
-    checksums: dict[str, str] = {}
-    with byte_progress("converting", sum(array.nbytes for array in arrays)) as advance:
-        for group in _groups(arrays):
-            values = {array.name: np.ascontiguousarray(array.read()) for array in group}
-            ocp.partial.save(str(path.absolute()), _nested(values))
-            checksums |= {name: f"crc32:{zlib.crc32(value.view(np.uint8).data):08x}" for name, value in values.items()}
-            advance(sum(array.nbytes for array in group))
-    ocp.partial.finalize(str(path.absolute()))
-    return checksums
-
-
-def _groups(arrays: list[Array]) -> Iterator[list[Array]]:
-    """Consecutive arrays, in groups of at most `_GROUP_BYTES` or one array."""
-    group: list[Array] = []
-    for array in arrays:
-        if group and sum(member.nbytes for member in group) + array.nbytes > _GROUP_BYTES:
-            yield group
-            group = []
-        group.append(array)
-    yield group
-
-
 @contextmanager
 def _written_beside(target: Path) -> Iterator[Path]:
     """A hidden directory beside the target that becomes the target at the end, or vanishes."""
     if target.exists():
         raise InputError(f"{target}: exists already; remove it or choose another target")
-    work = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
-        work.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error}") from None
+    try:
         yield work
+        work.chmod(target.parent.stat().st_mode & 0o777)  # mkdtemp lets in nobody else
         work.rename(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *parents, last = name.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return tree
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _write_json(path: Path, data: Any) -> None:

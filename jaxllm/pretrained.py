@@ -13,6 +13,7 @@ from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
 from jaxllm.storage import cache_dir
 from jaxllm.text import Tokenizer, has_tokenizer, load_tokenizer
+from jaxllm.version import __version__
 
 
 def load(
@@ -39,13 +40,12 @@ def load(
 
 def native_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> Path:
     """The directory of the native checkpoint, converted into the cache if it is not there yet."""
-    path = Path(path_or_repo)
+    path = Path(path_or_repo).expanduser()
     if checkpoint.is_checkpoint(path):
         return path
     source = open_source(path_or_repo, revision)
     target = cache_dir() / "checkpoints" / f"{source.path.resolve().name}-{_fingerprint(source)}"
     if not checkpoint.is_checkpoint(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(translate(source), target)
         except InputError:
@@ -55,8 +55,8 @@ def native_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> 
 
 
 def _fingerprint(source: Source) -> str:
-    """Changes whenever a file of the source does, or the format that it is converted to."""
-    digest = hashlib.sha256(f"{checkpoint.FORMAT} {source.path.resolve()}".encode())
+    """Changes whenever a file of the source does, or the converter."""
+    digest = hashlib.sha256(f"{__version__} {source.path.resolve()}".encode())
     for file in sorted(source.path.iterdir()):
         if file.is_file():
             status = file.stat()

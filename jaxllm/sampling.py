@@ -4,12 +4,14 @@ All take and return logits, float [B V]; a filter sets what it removes to -inf. 
 of theirs is compiled in, and those that are None are left out of the program.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
+from jaxllm.checks import real_number, whole_number
 from jaxllm.errors import InputError
 
 
@@ -63,13 +65,15 @@ class Sampler:
         Raises:
             InputError: a setting outside its range.
         """
-        penalty = _setting("repetition_penalty", repetition_penalty, 0, None, neutral=1.0, exclusive=True)
-        heat = _setting("temperature", temperature, 0, None, neutral=0.0)
+        heat = _setting("temperature", temperature, 0, neutral=0.0)
+        if heat is not None and heat < 1e-6:  # or logits would overflow
+            raise InputError(f"temperature={temperature}: must be 0, for the likeliest token, or at least 1e-06")
         filters = {
-            "top_k": _setting("top_k", top_k, 0, None, neutral=0, kind=int),
+            "top_k": _whole("top_k", top_k),
             "top_p": _setting("top_p", top_p, 0, 1, neutral=1.0),
             "min_p": _setting("min_p", min_p, 0, 1, neutral=0.0),
         }
+        penalty = _setting("repetition_penalty", repetition_penalty, 1e-6, neutral=1.0)
         return cls(heat, **(filters if heat is not None else {}), repetition_penalty=penalty)
 
     def next_token(self, logits: jax.Array, seen: jax.Array | None, keys: jax.Array) -> jax.Array:
@@ -90,18 +94,12 @@ class Sampler:
         return logits
 
 
-def _setting(name, value, least, most, *, neutral, kind=float, exclusive=False) -> jax.Array | None:
+def _setting(name: str, value: Any, least: float, most: float = math.inf, *, neutral: float) -> jax.Array | None:
     """A setting as an array, or None where it changes nothing."""
-    if value is None or value == neutral:
-        return None
-    number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if (
-        not number
-        or not value >= least
-        or value == float("inf")
-        or (most is not None and value > most)
-        or (exclusive and value == least)
-    ):
-        bounds = f"{'above' if exclusive else 'at least'} {least}" + ("" if most is None else f" and at most {most}")
-        raise InputError(f"{name}={value!r}: must be {'a whole number' if kind is int else 'a number'} {bounds}")
-    return jnp.asarray(value, jnp.int32 if kind is int else jnp.float32)
+    number = neutral if value is None else real_number(name, value, least, most)
+    return None if number == neutral else jnp.float32(number)
+
+
+def _whole(name: str, value: Any) -> jax.Array | None:
+    number = 0 if value is None else whole_number(name, value, least=0)
+    return None if number == 0 else jnp.int32(number)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxllm.checks import whole_number
 from jaxllm.errors import InputError
 
 MESH_AXES = ("data", "fsdp", "stage", "tensor")
@@ -37,8 +38,8 @@ def make_mesh(
     devices = jax.devices() if devices is None else list(devices)
     extents: dict[str, int] = dict(zip(MESH_AXES, (data, fsdp, stage, tensor), strict=True))
     for axis, extent in extents.items():
-        if isinstance(extent, bool) or not isinstance(extent, int) or extent == 0 or extent < -1:
-            raise InputError(f"mesh: {axis}={extent!r} must be a positive number, or -1 for all devices left")
+        if whole_number(f"mesh: {axis}", extent, least=-1) == 0:
+            raise InputError(f"mesh: {axis}=0: must be a positive number, or -1 for all devices left")
     if stage != 1:
         raise InputError(f"mesh: stage={stage}: pipelines are not supported yet; use tensor")
     free = [axis for axis, extent in extents.items() if extent == -1]

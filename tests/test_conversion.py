@@ -1,6 +1,7 @@
 """What is converted is exactly what was there, and what is not wholly understood is refused by name."""
 
 import gc
+import json
 import shutil
 
 import jax
@@ -48,9 +49,9 @@ def test_dtype_is_kept_or_changed_as_told(checkpoint_of, tmp_path):
     wide = convert(source, tmp_path / "wide", dtype="float32")
     assert checkpoint.restore(wide).dtype == np.float32
     assert checkpoint.restore(wide, dtype="bfloat16").dtype == ml_dtypes.bfloat16
-    with pytest.raises(InputError, match="not a dtype"):
+    with pytest.raises(InputError, match="dtype 'float33': must be float32, bfloat16"):
         convert(source, tmp_path / "x", dtype="float33")
-    with pytest.raises(InputError, match="floating point"):
+    with pytest.raises(InputError, match="dtype 'int8': must be"):
         convert(source, tmp_path / "x", dtype="int8")
     with pytest.raises(InputError, match="64-bit mode"):
         checkpoint.restore(wide, dtype="float64")
@@ -134,6 +135,15 @@ def test_damaged_native_checkpoints_are_named(checkpoint_of, tmp_path):
     shutil.rmtree(native / "arrays")
     with pytest.raises(InputError, match="not a jaxllm checkpoint"):
         checkpoint.restore(native)
+
+
+def test_checksums_find_and_name_what_changed(checkpoint_of, tmp_path):
+    native = convert(checkpoint_of("llama"), tmp_path / "native")
+    assert checkpoint.damaged(native) == []
+    manifest = json.loads((native / "manifest.json").read_text())
+    manifest["checksums"]["norm.weight"] = "crc32:00000000"  # as if the data were other than they were
+    (native / "manifest.json").write_text(json.dumps(manifest))
+    assert checkpoint.damaged(native) == ["norm.weight"]
 
 
 def test_plain_orbax_reads_it(checkpoint_of, tmp_path):

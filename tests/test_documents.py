@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -55,3 +56,9 @@ def run(command: str, monkeypatch) -> None:
     words = [word for word in shlex.split(command) if not word.startswith("JAX_NUM_CPU_DEVICES=")]
     if words[0] == "jaxllm":  # the installs are .ci/run's
         assert main(words[1:]) == 0, command
+
+
+def test_quickstart(clone, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--max-new-tokens", "20"])
+    runpy.run_path(str(ROOT / "scripts" / "quickstart.py"), run_name="__main__")
+    assert "query weights" in capsys.readouterr().out

@@ -9,7 +9,8 @@ import jaxllm
 from conversion import convert
 from jaxllm import InputError
 from jaxllm.checkpoint import restore
-from jaxllm.generation.tokens import CHUNK, bucket, steps
+from jaxllm.generation.decode import CHUNK
+from jaxllm.generation.tokens import bucket, steps
 from jaxllm.sampling import Sampler
 
 PROMPTS = [[5, 17, 33, 2, 9, 60, 61], [7], [90, 3, 3]]
@@ -46,26 +47,58 @@ def naive(model, prompt, count, row=0, seed=0, **settings):
 )
 def test_equals_the_naive_loop_on_a_ragged_batch(model, settings):
     count = 2 * CHUNK + 3  # ends in the middle of a chunk
-    ours = jaxllm.generate_tokens(model, PROMPTS, count, seed=3, **settings)
+    ours = jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=count, seed=3, **settings)
     assert ours == [naive(model, p, count, row, seed=3, **settings) for row, p in enumerate(PROMPTS)]
-    assert ours[0] == jaxllm.generate_tokens(model, PROMPTS[:1], count, seed=3, **settings)[0]
+    assert ours[0] == jaxllm.generate_tokens(model, PROMPTS[:1], max_new_tokens=count, seed=3, **settings)[0]
     if "temperature" in settings:
-        assert ours != jaxllm.generate_tokens(model, PROMPTS, count, seed=4, **settings)
+        assert ours != jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=count, seed=4, **settings)
 
 
 def test_ends_at_end_tokens_limits_and_context(model):
-    free = jaxllm.generate_tokens(model, PROMPTS, 40)
+    free = jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=40)
     ends = [free[0][4], free[2][20]]
-    ended = jaxllm.generate_tokens(model, PROMPTS, 40, eos_token_id=ends)
+    ended = jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=40, eos_token_id=ends)
     for row, whole in zip(ended, free, strict=True):
         first = min((whole.index(end) for end in ends if end in whole), default=39)
         assert row == whole[: first + 1]  # the end token is the last one
     long = [[1] * 120, [2, 3]]
-    assert [len(row) for row in jaxllm.generate_tokens(model, long, 30)] == [8, 30]  # a context of 128
+    assert [len(row) for row in jaxllm.generate_tokens(model, long, max_new_tokens=30)] == [8, 30]  # a context of 128
+
+
+def test_cache_grows_with_the_text(model, monkeypatch):
+    """With little room to begin with, a long generation gives what it gives with all the room at once."""
+    whole = jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=120)
+    monkeypatch.setattr("jaxllm.generation.tokens._ROOM", 16)
+    assert jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=120) == whole
+
+
+def test_numbers_of_any_library(model):
+    options = {"max_new_tokens": np.int64(3), "temperature": np.float32(0.7), "seed": np.int32(1), "top_k": np.int64(5)}
+    found = jaxllm.generate_tokens(model, list(np.array([[1, 2]])), **options)
+    assert found == jaxllm.generate_tokens(model, [(1, 2)], max_new_tokens=3, temperature=0.7, seed=1, top_k=5)
+    assert len(found[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2, 3],), r"tokens must be integers \[B T\], not int32\[3\]"),
+        (([[1.0]],), "tokens must be integers"),
+        (([[1, 2]], [1, 2]), r"lengths must be integers \[1\]"),
+    ],
+)
+def test_bad_calls_are_named(model, arguments, message):
+    with pytest.raises(InputError, match=message):
+        model(*arguments)
+
+
+def test_ids_outside_the_vocabulary_give_no_numbers(model):
+    assert np.isnan(model(jnp.array([[5, -1]]))[0, 1]).all()
+    assert np.isnan(model(jnp.array([[5, 101]]))[0, 1]).all()
 
 
 def test_log_probabilities_are_the_models_own(model):
-    found = list(steps(model, PROMPTS[:1], 5, temperature=2.0, top_k=5, seed=0))
+    found = list(steps(model, PROMPTS[:1], max_new_tokens=5, temperature=2.0, top_k=5, seed=0))
     row = [*PROMPTS[0], *(int(step.token[0]) for step in found)]
     expected = jax.nn.log_softmax(model(jnp.array([row]))[0])
     for at, step in enumerate(found, len(PROMPTS[0])):
@@ -76,8 +109,17 @@ def test_log_probabilities_are_the_models_own(model):
     ("prompts", "settings", "message"),
     [
         ([], {}, "no prompts"),
+        ([[1.5, 2.9]], {}, "prompt 0: must be a sequence of token ids"),
+        ([1, 2], {}, "prompt 0: must be a sequence of token ids"),
+        (["abc"], {}, "prompt 0: must be a sequence of token ids"),
+        ([[1]], {"temprature": 1.0}, "unknown option 'temprature'; did you mean temperature"),
+        ([[1]], {"temperature": 1e-39}, "temperature=1e-39: must be 0"),
+        ([[1]], {"seed": 2**32}, "seed=4294967296: must be from 0"),
+        ([[1]], {"temperature": 1.0, "top_k": 2**40}, "top_k=1099511627776: must be"),
+        ([[1]], {"temperature": "hot"}, "temperature='hot': must be a number"),
+        ([[1]], {"eos_token_id": "</s>"}, "eos_token_id=.*: must be a whole number"),
         ([[1], []], {}, "prompt 1 is empty"),
-        ([[1] * 128], {}, "prompt 0 has 128 tokens, but the model's context is 128"),
+        ([[1] * 128], {}, "prompt 0 has 128 tokens, which fills the model's context of 128"),
         ([[1, 101]], {}, "token 101 is outside the model's vocabulary of 101"),
         ([[-1]], {}, "token -1 is outside"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0"),
@@ -86,7 +128,7 @@ def test_log_probabilities_are_the_models_own(model):
         ([[1]], {"temperature": 1.0, "top_p": 1.5}, "top_p=1.5"),
         ([[1]], {"temperature": 1.0, "top_k": -2}, "top_k=-2"),
         ([[1]], {"temperature": 1.0, "top_k": 2.5}, r"top_k=2\.5"),
-        ([[1]], {"repetition_penalty": 0.0}, r"repetition_penalty=0\.0"),
+        ([[1]], {"repetition_penalty": 0.0}, r"repetition_penalty=0\.0: must be at least 1e-06"),
         ([[1]], {"seed": "x"}, "seed='x'"),
     ],
 )

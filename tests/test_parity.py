@@ -11,7 +11,6 @@ import pytest
 from conversion import convert
 from conversion.verify import BOUNDS
 from jaxllm import generate_tokens
-from jaxllm.cache import Cache
 from jaxllm.checkpoint import restore
 from tests import tiny
 
@@ -25,7 +24,7 @@ forward = jax.jit(lambda model, tokens, lengths: model(tokens, lengths))
 
 @partial(jax.jit, static_argnames="capacity")
 def prefill(model, tokens, lengths, capacity):
-    states, cache = model.hidden(tokens, lengths, Cache.empty(model.config, len(tokens), capacity, model.dtype))
+    states, cache = model.hidden(tokens, lengths, model.new_cache(len(tokens), capacity))
     return model.logits(states), cache
 
 

@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up: a module imports from lower lines, or from its own package.
 LAYERS = """
-    errors
+    errors version
+    checks
     config progress sampling sharding storage text
-    cache quantization
+    arrays cache quantization
     kernels
     nn
     models

@@ -89,8 +89,8 @@ def test_two_reductions_a_layer_and_no_gathered_weights(subject):
         ({"tensor": 16}, "needs 16 devices, but there are 8"),
         ({"data": 3}, "does not divide 8 devices"),
         ({"data": -1}, "does not divide"),
-        ({"tensor": 0}, "tensor=0 must be a positive number"),
-        ({"tensor": "2"}, "tensor='2' must be"),
+        ({"tensor": 0}, "tensor=0: must be a positive number"),
+        ({"tensor": "2"}, "tensor='2': must be a whole number"),
         ({"stage": 2}, "pipelines are not supported yet"),
     ],
 )

@@ -66,10 +66,23 @@ CASES: dict[str, dict[str, Any]] = {
     "llama-llama3": _LLAMA
     | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, **_LLAMA3}, "head_dim": 16},
     "llama-llama3-v4": _LLAMA | {"rope_theta": 50000.0, "rope_scaling": {"rope_type": "llama3", **_LLAMA3}},
+    "llama-published-keys": _LLAMA
+    | {
+        "max_sequence_length": 128,
+        "pretraining_tp": 1,
+        "torch_dtype": "float16",
+        "unsloth_fixed": True,
+        "head_dim": None,
+    }
+    | {"rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2}, "partial_rotary_factor": 1.0}
+    | {"rope_parameters": {"rope_type": "linear", "factor": 2, "rope_theta": 10000}, "_num_labels": 1},
     "mistral": _MISTRAL,
     "mistral-full": _MISTRAL
     | {"sliding_window": None, "head_dim": 12, "rope_theta": 1e6, "hidden_size": 40, "num_attention_heads": 4},
     "gpt2": _GPT2,
+    "gpt2-published-keys": _GPT2
+    | {"n_special": 0, "predict_special_tokens": True, "output_past": True, "n_ctx": 128, "summary_type": "cls_index"}
+    | {"summary_activation": None, "task_specific_params": {"text-generation": {"do_sample": True}}},
     "gpt2-untied": _GPT2 | {"tie_word_embeddings": False, "n_inner": 70, "activation_function": "relu"},
     "gpt2-scales": _GPT2
     | {

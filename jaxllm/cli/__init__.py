@@ -1,6 +1,7 @@
 """The `jaxllm` program: verbs with their arguments; the work is done by the library."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -33,9 +34,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns 0, 1 where a verification failed, 2 for bad input, 130 when interrupted."""
     arguments = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return VERBS[arguments.verb].run(arguments) or 0
-    except InputError as error:
+    except BrokenPipeError:  # the reader of our output has gone, as in `jaxllm generate ... | head`
+        sys.stderr.close()
+        return 0
+    except (InputError, OSError) as error:
         if arguments.debug:
             raise
         print(f"jaxllm: {error}", file=sys.stderr)
@@ -43,6 +50,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `jaxllm generate ... | head`
-        sys.stderr.close()
-        return 0

@@ -9,6 +9,7 @@ examples:
 
 import argparse
 import json
+import os
 import sys
 
 from jaxllm.cli.common import add_model_arguments, add_sampling_arguments, load_model, sampling_options
@@ -58,6 +59,8 @@ def take_model_and_prompt(arguments: argparse.Namespace) -> str:
         if not words:
             raise InputError('no prompt: write jaxllm generate "some text"')
         arguments.prompt = words.pop()
+        if arguments.prompt and not words and os.path.isdir(arguments.prompt):
+            raise InputError(f"no prompt: {arguments.prompt} is a directory; write the prompt behind it")
     if words and arguments.model is None:
         arguments.model = words.pop(0)
     if words:

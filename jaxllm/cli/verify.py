@@ -4,6 +4,7 @@ examples:
   jaxllm verify path/to/hugging-face-model
   jaxllm verify path/to/model --layers                      one line per layer
   jaxllm verify path/to/model --json
+  jaxllm verify path/to/native --checksums                  is the checkpoint still what was written?
 
 Needs PyTorch: pip install "jaxllm[torch]". Ends with 1 when a bound is exceeded.
 """
@@ -11,6 +12,8 @@ Needs PyTorch: pip install "jaxllm[torch]". Ends with 1 when a bound is exceeded
 import argparse
 import dataclasses
 import json
+import sys
+from pathlib import Path
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -19,6 +22,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", help="the same")
     verb.add_argument("--revision", help="branch, tag or commit of a hub repository")
     verb.add_argument("--layers", action="store_true", help="also the difference after each layer")
+    verb.add_argument("--checksums", action="store_true", help="instead: check the data of a native checkpoint")
     verb.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -27,9 +31,24 @@ def run(arguments: argparse.Namespace) -> int:
     from conversion.verify import verify
     from jaxllm.storage import DEMO
 
-    report = verify(arguments.model or arguments.words or DEMO, arguments.revision, layers=arguments.layers)
+    model = arguments.model or arguments.words or DEMO
+    if arguments.checksums:
+        return _check_data(Path(model), arguments.json)
+    report = verify(model, arguments.revision, layers=arguments.layers)
     if arguments.json:
         print(json.dumps({**dataclasses.asdict(report), "passed": report.passed}))
     else:
         report.print()
     return 0 if report.passed else 1
+
+
+def _check_data(path: Path, as_json: bool) -> int:
+    from jaxllm.checkpoint import damaged
+
+    names = damaged(path)
+    if as_json:
+        print(json.dumps({"source": str(path), "damaged": names, "passed": not names}))
+    else:
+        print(*(f"jaxllm: {name}: damaged" for name in names), sep="\n", end="\n" * bool(names), file=sys.stderr)
+        print(f"jaxllm: {path}: {'FAILED' if names else 'every tensor is what was written'}", file=sys.stderr)
+    return 1 if names else 0

@@ -1,6 +1,6 @@
-"""Prefill and decode: the two compiled programs of generation, over one typed state."""
+"""Prefill and decode: the compiled programs of generation, over one typed state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from jaxllm.cache import Cache
 from jaxllm.models.decoder import Decoder
 from jaxllm.sampling import Sampler
 
+CHUNK = 16  # the most tokens that one call decodes
+
 
 class Limits(NamedTuple):
     """What ends a row: token ids, int32 [E], and how many tokens it may get, int32 [B]."""
@@ -20,11 +22,12 @@ class Limits(NamedTuple):
 
 
 class Emitted(NamedTuple):
-    """Sampled tokens [B n] with their log-probabilities under the model, and which of them count."""
+    """Sampled tokens [B n], their log-probabilities under the model, which of them count, and which ended a row."""
 
     token: jax.Array
     logprob: jax.Array
     live: jax.Array
+    last: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +35,8 @@ class Emitted(NamedTuple):
 class State:
     """A batch in the middle of its generation.
 
-    `token` [B] is sampled but not yet in the cache; `seen` [B V] is kept for the repetition penalty only.
+    `token` [B] is sampled but not yet in the cache; `seen` [B V] is kept for the repetition penalty only; `keys` are
+    the rows' random keys [B], and `count` the tokens that each has.
     """
 
     cache: Cache
@@ -55,7 +59,7 @@ def prefill(
 ) -> tuple[State, Emitted]:
     """Reads right-padded prompts [B T] into a new cache of `capacity` positions and samples a first token."""
     batch, time = tokens.shape
-    states, cache = model.hidden(tokens, lengths, Cache.empty(model.config, batch, capacity, model.dtype))
+    states, cache = model.hidden(tokens, lengths, model.new_cache(batch, capacity))
     seen = None
     if sampler.repetition_penalty is not None:
         rows, real = jnp.arange(batch)[:, None], jnp.arange(time) < lengths[:, None]
@@ -65,12 +69,12 @@ def prefill(
     return _sample(model, state, last, sampler, limits)
 
 
-@partial(jax.jit, static_argnames="steps", donate_argnames="state")
-def decode(model: Decoder, state: State, sampler: Sampler, limits: Limits, steps: int) -> tuple[State, Emitted]:
-    """Up to `steps` further tokens of each row, in one program; it stops early when every row has ended."""
-    batch = state.token.shape[0]
-    emitted = Emitted(
-        jnp.zeros((batch, steps), jnp.int32), jnp.zeros((batch, steps), jnp.float32), jnp.zeros((batch, steps), bool)
+@partial(jax.jit, donate_argnames="state")
+def decode(model: Decoder, state: State, sampler: Sampler, limits: Limits, steps: jax.Array) -> tuple[State, Emitted]:
+    """Up to `steps` (at most CHUNK) further tokens of each row; it stops early when every row has ended."""
+    shape = len(state.token), CHUNK
+    nothing = Emitted(
+        jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, bool), jnp.zeros(shape, bool)
     )
 
     def unfinished(carry):
@@ -80,22 +84,27 @@ def decode(model: Decoder, state: State, sampler: Sampler, limits: Limits, steps
     def advance(carry):
         step, state, emitted = carry
         states, cache = model.hidden(state.token[:, None], cache=state.cache)
-        state = State(cache, state.token, state.finished, state.seen, state.keys, state.count)
-        state, new = _sample(model, state, states, sampler, limits)
+        state, new = _sample(model, replace(state, cache=cache), states, sampler, limits)
         write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=1)
         return step + 1, state, jax.tree.map(write, emitted, new)
 
-    _, state, emitted = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), state, emitted))
+    _, state, emitted = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), state, nothing))
     return state, emitted
+
+
+@partial(jax.jit, static_argnames="capacity")
+def grow(state: State, capacity: int) -> State:
+    """The same state with room for `capacity` positions in its cache."""
+    return replace(state, cache=state.cache.grown(capacity))
 
 
 def _sample(model: Decoder, state: State, x: jax.Array, sampler: Sampler, limits: Limits) -> tuple[State, Emitted]:
     """The token that follows the last states [B 1 D], and what it does to the state."""
     logits = model.logits(x[:, -1])
     token = sampler.next_token(logits, state.seen, jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.count))
-    logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1).astype(jnp.float32)
-    emitted = Emitted(token[:, None], logprob, ~state.finished[:, None])
-    count = state.count + 1
-    finished = state.finished | (token[:, None] == limits.eos).any(axis=-1) | (count >= limits.tokens)
+    logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)
+    count, live = state.count + 1, ~state.finished
+    ends = (token[:, None] == limits.eos).any(axis=-1) | (count >= limits.tokens)
     seen = None if state.seen is None else state.seen.at[jnp.arange(len(token)), token].set(True)
-    return State(state.cache, token, finished, seen, state.keys, count), emitted
+    emitted = Emitted(token[:, None], logprob.astype(jnp.float32), live[:, None], (live & ends)[:, None])
+    return State(state.cache, token, state.finished | ends, seen, state.keys, count), emitted

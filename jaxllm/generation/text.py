@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Unpack
 
 from jaxllm.errors import InputError
-from jaxllm.generation.tokens import eos_token_ids, steps
+from jaxllm.generation.tokens import Options, eos_token_ids, steps
 from jaxllm.models.decoder import Decoder
 from jaxllm.text import Tokenizer
 
@@ -39,25 +39,24 @@ def stream_generate(
     tokenizer: Tokenizer | None,
     prompt: str | Sequence[int],
     *,
-    stop: str | Sequence[str] = (),
-    **options: Any,
+    stop: str | Sequence[str] | None = None,
+    **options: Unpack[Options],
 ) -> Iterator[Piece]:
-    """Continues one prompt (text, or its token ids), yielding a `Piece` per token; options as in `generate`."""
+    """Continues one prompt (text, or its token ids), yielding a `Piece` per token; the rest is as in `generate`."""
     began, tokenizer = time.perf_counter(), _needed(tokenizer)
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-    row, first, held = _Row(tokenizer, ids, _stops(stop)), 0.0, None
+    row, first = _Row(tokenizer, ids, _stops(stop)), 0.0
     for count, step in enumerate(steps(model, [ids], **options), 1):
         now = time.perf_counter() - began
-        first = first or now
-        if held is not None:
-            yield held
-        token = int(step.token[0])
-        held = Piece(row.push(token), token, float(step.logprob[0]), len(ids), count, first, now)
-        if row.stopped:
+        token, first, reason = int(step.token[0]), first or now, None
+        text = row.push(token)
+        if row.stopped or step.last[0]:
+            text += row.finish()
+            ended = row.stopped or token in eos_token_ids(model, options.get("eos_token_id"))
+            reason = "stop" if ended else "length"
+        yield Piece(text, token, float(step.logprob[0]), len(ids), count, first, now, reason)
+        if reason:
             break
-    if held is not None:
-        stopped = row.stopped or held.token in eos_token_ids(model, options.get("eos_token_id"))
-        yield replace(held, text=held.text + row.finish(), finish_reason="stop" if stopped else "length")
 
 
 def generate(
@@ -65,12 +64,12 @@ def generate(
     tokenizer: Tokenizer | None,
     prompts: str | Sequence[str],
     *,
-    stop: str | Sequence[str] = (),
-    **options: Any,
+    stop: str | Sequence[str] | None = None,
+    **options: Unpack[Options],
 ) -> str | list[str]:
     """The continuation of a prompt, or of each of several in one batch; the prompt itself is not repeated.
 
-    Options, with Transformers' names and meaning: `max_new_tokens` (256), `temperature` (0: greedy), `top_k`, `top_p`,
+    Options have Transformers' names and meaning: `max_new_tokens` (256), `temperature` (0: greedy), `top_k`, `top_p`,
     `min_p`, `repetition_penalty`, `seed`, `eos_token_id`. `stop` is one string or several that end a text and are not
     part of it.
 
@@ -78,6 +77,8 @@ def generate(
         InputError: an empty prompt, one that fills the model's context, a setting outside its range.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError("prompts must be text; for token ids there is generate_tokens")
     tokenizer = _needed(tokenizer)
     ids = [tokenizer.encode(text) for text in texts]
     rows = [_Row(tokenizer, prompt, _stops(stop)) for prompt in ids]
@@ -85,7 +86,8 @@ def generate(
         for row, token, live in zip(rows, step.token.tolist(), step.live.tolist(), strict=True):
             if live and not row.stopped:
                 row.push(token)
-            row.ended |= not live
+        for row, last in zip(rows, step.last.tolist(), strict=True):
+            row.ended |= last
         if all(row.stopped or row.ended for row in rows):
             break
     done = [row.text + row.finish() for row in rows]
@@ -130,8 +132,8 @@ def _needed(tokenizer: Tokenizer | None) -> Tokenizer:
     return tokenizer
 
 
-def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if any(not isinstance(item, str) or not item for item in stops):
         raise InputError(f"stop={stop!r}: must be a string, or several, none of them empty")
     return stops

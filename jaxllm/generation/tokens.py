@@ -2,78 +2,87 @@
 
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllm.checks import whole_number
 from jaxllm.errors import InputError
-from jaxllm.generation.decode import Limits, decode, prefill
+from jaxllm.generation.decode import CHUNK, Emitted, Limits, State, decode, grow, prefill
 from jaxllm.models.decoder import Decoder
 from jaxllm.sampling import Sampler
 from jaxllm.sharding import mesh_of
 
-CHUNK = 16  # tokens decoded between two looks from the host
+_ROOM = 512  # positions that a cache begins with, where more may be needed later
+
+
+class Options(TypedDict, total=False):
+    """What the caller may ask of a generation, under Transformers' names."""
+
+    max_new_tokens: int  # 256
+    temperature: float  # 0: the likeliest token
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None  # the same seed, the same tokens; None draws one
+    eos_token_id: int | Sequence[int] | None  # None: the model's own; []: nothing ends a row
 
 
 @dataclass(frozen=True)
 class Step:
-    """One time step of a batch: token [B], its log-probability [B], and whether the row was still going [B]."""
+    """One time step of a batch, each field [B]: token, its log-probability, whether it counts, whether it is the last.
+
+    Log-probabilities are natural and the model's own, before sampling settings.
+    """
 
     token: np.ndarray
     logprob: np.ndarray
     live: np.ndarray
+    last: np.ndarray
 
 
-def generate_tokens(
-    model: Decoder, prompts: Sequence[Sequence[int]], max_new_tokens: int = 256, **options: Any
-) -> list[list[int]]:
-    """The new tokens of each prompt, the one that ended it included; options as in `steps`."""
+def generate_tokens(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Options]) -> list[list[int]]:
+    """The new tokens of each prompt, the one that ended it included; raises as `steps` does."""
     rows: list[list[int]] = [[] for _ in prompts]
-    for step in steps(model, prompts, max_new_tokens, **options):
+    for step in steps(model, prompts, **options):
         for row, token, live in zip(rows, step.token.tolist(), step.live.tolist(), strict=True):
             if live:
                 row.append(token)
     return rows
 
 
-def steps(
-    model: Decoder,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int = 256,
-    *,
-    seed: int | None = None,
-    eos_token_id: int | Sequence[int] | None = None,
-    **sampling: Any,
-) -> Iterator[Step]:
+def steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Options]) -> Iterator[Step]:
     """Decodes a batch of prompts of any lengths, a time step after the other, until every row has ended.
 
-    A row ends with an end token (`eos_token_id`; the model's own by default, `[]` for none), after
-    `max_new_tokens`, or at the model's context. Sampling settings are those of `Sampler.of`; row r draws from
-    `seed` and r, so that a prompt's first row is the same in any batch.
+    A row ends with an end token, after `max_new_tokens`, or at the model's context. Row r draws from the seed and r, so
+    that the first row is the same in any batch.
 
     Raises:
-        InputError: no prompts, an empty one, one that fills the context, ids outside the vocabulary, bad settings.
+        InputError: no prompts, an empty one, one that fills the context, ids outside the vocabulary, bad options.
     """
     tokens, lengths = _padded(model, prompts)
-    limits = _limits(model, lengths, max_new_tokens, eos_token_id)
-    sampler, keys = Sampler.of(**sampling), _keys(seed, len(lengths))
-    capacity = bucket(int((lengths + limits.tokens).max()), least=64)
-    state, emitted = _on_mesh(model, prefill, tokens, lengths, keys, sampler, limits, capacity=capacity)
-    yield from _unpacked(emitted)
-    while not bool(state.finished.all()):
-        state, emitted = _on_mesh(model, decode, state, sampler, limits, steps=CHUNK)
-        yield from _unpacked(emitted)
-
-
-def eos_token_ids(model: Decoder, given: int | Sequence[int] | None) -> tuple[int, ...]:
-    """What ends a row: the ids given, or else the model's own."""
-    if given is None:
-        return model.config.eos_token_ids
-    return (given,) if isinstance(given, int) else tuple(given)
+    sampler, limits, keys = _settings(model, lengths, options)
+    longest, needed = int(lengths.max()), bucket(int((lengths + limits.tokens).max()), least=64)
+    capacity = min(needed, max(_ROOM, bucket(longest + CHUNK, least=64)))
+    on_mesh = _mesh_context(model)
+    with on_mesh():
+        state, emitted = prefill(model, tokens, lengths, keys, sampler, limits, capacity=capacity)
+    count, size, finished = 1, 1, np.zeros(len(lengths), bool)
+    while not finished.all():
+        current = emitted
+        with on_mesh():  # the next chunk is under way while the caller has this one; never across a yield
+            state = _with_room(state, longest + count + size, needed)
+            state, emitted = decode(model, state, sampler, limits, jnp.int32(size))
+        count, size = count + size, min(2 * size, CHUNK)  # short chunks first: the first words come at once
+        for step in _unpacked(current):
+            finished |= step.last
+            yield step
 
 
 def bucket(size: int, least: int) -> int:
@@ -84,49 +93,72 @@ def bucket(size: int, least: int) -> int:
     return -(-size // quarter) * quarter
 
 
-def _on_mesh(model: Decoder, program: Any, *args: Any, **kwargs: Any) -> Any:
-    """Calls a program under the mesh that the weights live on; never across a yield, where it would leak."""
+def eos_token_ids(model: Decoder, given: int | Sequence[int] | None) -> tuple[int, ...]:
+    """What ends a row: the ids given, or else the model's own."""
+    ids = model.config.eos_token_ids if given is None else given
+    ids = ids if isinstance(ids, Sequence | np.ndarray) else [ids]
+    return tuple(whole_number("eos_token_id", item, least=-1) for item in ids)
+
+
+def _with_room(state: State, needed: int, most: int) -> State:
+    """The state, its cache doubled if it cannot take `needed` positions: work follows the text, not its limit."""
+    capacity = state.cache.capacity
+    return state if needed <= capacity or capacity >= most else grow(state, min(2 * capacity, most))
+
+
+def _mesh_context(model: Decoder) -> Any:
+    """Makes contexts for the mesh that the weights live on."""
     mesh = mesh_of(model)
-    with jax.set_mesh(mesh) if mesh is not None else nullcontext():
-        return program(model, *args, **kwargs)
+
+    def context() -> AbstractContextManager:
+        return nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+    return context
 
 
-def _unpacked(emitted: Any) -> Iterator[Step]:
-    token, logprob, live = jax.device_get(emitted)
-    for at in range(token.shape[1]):
-        if live[:, at].any():
-            yield Step(token[:, at], logprob[:, at], live[:, at])
+def _unpacked(emitted: Emitted) -> Iterator[Step]:
+    arrays = jax.device_get(emitted)
+    for at in range(arrays.live.shape[1]):
+        if arrays.live[:, at].any():
+            yield Step(*(array[:, at] for array in arrays))
 
 
 def _padded(model: Decoder, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts as int32 [B T], right-padded with their bucket, and their lengths [B]."""
-    if not len(prompts):
+    """Prompts as int32 [B T], right-padded to their bucket, and their lengths [B]."""
+    rows = [_row(model, index, prompt) for index, prompt in enumerate(prompts)]
+    if not rows:
         raise InputError("no prompts")
-    vocab, context = model.config.vocab_size, model.config.context
-    for row, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise InputError(f"prompt {row} is empty: there is nothing to continue")
-        if len(prompt) >= context:
-            raise InputError(f"prompt {row} has {len(prompt)} tokens, but the model's context is {context}")
-        if any(not 0 <= token < vocab for token in prompt):
-            wrong = next(token for token in prompt if not 0 <= token < vocab)
-            raise InputError(f"prompt {row}: token {wrong} is outside the model's vocabulary of {vocab}")
-    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    tokens = np.zeros((len(prompts), bucket(int(lengths.max()), least=16)), np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
+    lengths = np.array([len(row) for row in rows], np.int32)
+    tokens = np.zeros((len(rows), bucket(int(lengths.max()), least=16)), np.int32)
+    for padded, row in zip(tokens, rows, strict=True):
+        padded[: len(row)] = row
     return tokens, lengths
 
 
-def _limits(model: Decoder, lengths: np.ndarray, max_new_tokens: int, eos: int | Sequence[int] | None) -> Limits:
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise InputError(f"max_new_tokens={max_new_tokens!r}: must be a positive whole number")
-    room = np.minimum(max_new_tokens, model.config.context - lengths)
-    return Limits(jnp.asarray([*eos_token_ids(model, eos), -1], jnp.int32), jnp.asarray(room, jnp.int32))
+def _row(model: Decoder, index: int, prompt: Sequence[int]) -> np.ndarray:
+    row, vocab, context = np.asarray(prompt), model.config.vocab_size, model.config.context
+    if row.shape == (0,):
+        raise InputError(f"prompt {index} is empty: there is nothing to continue")
+    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
+        raise InputError(f"prompt {index}: must be a sequence of token ids")
+    if len(row) >= context:
+        raise InputError(f"prompt {index} has {len(row)} tokens, which fills the model's context of {context}")
+    if (wrong := row[(row < 0) | (row >= vocab)]).size:
+        raise InputError(f"prompt {index}: token {wrong[0]} is outside the model's vocabulary of {vocab}")
+    return row
 
 
-def _keys(seed: int | None, rows: int) -> jax.Array:
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise InputError(f"seed={seed!r}: must be a whole number")
-    key = jax.random.key(secrets.randbits(31) if seed is None else seed)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+def _settings(model: Decoder, lengths: np.ndarray, options: Options) -> tuple[Sampler, Limits, jax.Array]:
+    """Checked options, and a random key per row."""
+    for name in options:
+        if name not in Options.__annotations__:
+            near = get_close_matches(name, Options.__annotations__, n=1)
+            raise InputError(f"unknown option {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    sampling: dict[str, Any] = dict(options)
+    count = whole_number("max_new_tokens", sampling.pop("max_new_tokens", 256), least=1)
+    eos, seed = eos_token_ids(model, sampling.pop("eos_token_id", None)), sampling.pop("seed", None)
+    seed = secrets.randbits(32) if seed is None else whole_number("seed", seed, least=0, most=2**32 - 1)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(np.uint32(seed)), jnp.arange(len(lengths)))
+    room = np.minimum(count, model.config.context - lengths)
+    limits = Limits(jnp.asarray([*eos, -1], jnp.int32), jnp.asarray(room, jnp.int32))
+    return Sampler.of(**sampling), limits, keys

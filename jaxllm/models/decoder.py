@@ -1,50 +1,36 @@
 """The causal language model: embedding, blocks, norm, head."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxllm import config
-from jaxllm.cache import Cache, Full
-from jaxllm.nn.attention import Attention
-from jaxllm.nn.embedding import Embedding, PositionEmbedding
-from jaxllm.nn.feed_forward import FeedForward
+from jaxllm.cache import Cache
+from jaxllm.errors import InputError
+from jaxllm.nn import attention, block, feed_forward, norm  # noqa: F401 (the modules that `build` knows)
+from jaxllm.nn.embedding import Embedding
 from jaxllm.nn.linear import Linear
-from jaxllm.nn.norm import norm
-from jaxllm.nn.parameter import Init
+from jaxllm.nn.parameter import Init, build
 from jaxllm.nn.position import Span
 from jaxllm.sharding import constrain
 
 
-class Block(nnx.Module):
-    """One layer: attention and feed-forward, each normalised before and added to the residual stream."""
-
-    def __init__(self, init: Init, part: config.Block, dim: int):
-        self.attention_norm = norm(init, part.norm, dim)
-        self.attention = Attention(init, part.attention, dim)
-        self.feed_forward_norm = norm(init, part.norm, dim)
-        self.feed_forward = FeedForward(init, part.feed_forward, dim)
-
-    def __call__(self, x: jax.Array, span: Span, entry: Full | None = None) -> tuple[jax.Array, Full | None]:
-        """x [B T D] -> [B T D], and the layer's cache entry."""
-        mixed, entry = self.attention(self.attention_norm(x), span, entry)
-        x = constrain(x + mixed, "batch", "time", "features")
-        return constrain(x + self.feed_forward(self.feed_forward_norm(x)), "batch", "time", "features"), entry
-
-
 class Decoder(nnx.Module):
-    """A causal language model made from `config.Decoder`; a pytree, for `jax.jit` and its kin to work on."""
+    """A causal language model made from `config.Decoder`; a pytree, for `jax.jit` and its kin to work on.
 
-    def __init__(self, part: config.Decoder, *, rngs: nnx.Rngs | None, dtype: jnp.dtype = jnp.float32):
-        init = Init(rngs, dtype)
+    Without random streams it holds shapes in place of arrays.
+    """
+
+    def __init__(self, part: config.Decoder, *, rngs: nnx.Rngs | None, dtype: Any = jnp.float32):
+        init, dim = Init(rngs, jnp.dtype(dtype)), part.embed_dim
         self.config = part
-        self.embedding = Embedding(init, part.vocab_size, part.embed_dim)
-        length = part.position and part.position.length
-        self.position = PositionEmbedding(init, length, part.embed_dim) if length else None
-        self.layers = nnx.List([Block(init, part.block(i), part.embed_dim) for i in range(part.num_layers)])
-        self.norm = norm(init, part.norm, part.embed_dim)
-        head = (("vocab", part.vocab_size),), (("table", part.embed_dim),)
-        self.head = None if part.tied else Linear(init, *head)
+        self.embedding = Embedding(init, part.vocab_size, dim)
+        self.position = build(init, part.position, dim) if part.position else None
+        self.layers = nnx.List([build(init, part.block(i), dim) for i in range(part.num_layers)])
+        self.norm = build(init, part.norm, dim)
+        self.head = None if part.tied else Linear(init, (("vocab", part.vocab_size),), (("table", dim),))
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -56,6 +42,9 @@ class Decoder(nnx.Module):
 
         Rows are right-padded; `lengths`, int32 [B], says how much of each counts (all of it by default). What
         stands at padded positions of the result is meaningless.
+
+        Raises:
+            InputError: tokens or lengths of another shape or kind, or more tokens than there are positions.
         """
         return self.logits(self.hidden(tokens, lengths)[0])
 
@@ -66,10 +55,10 @@ class Decoder(nnx.Module):
 
         Returns the cache with the first `lengths[b]` of these tokens added to each row.
         """
-        tokens = jnp.asarray(tokens)
-        batch, time = tokens.shape
-        cache = Cache.none(self.config, batch) if cache is None else cache
-        span = Span(cache.lengths, cache.lengths + (time if lengths is None else jnp.asarray(lengths, jnp.int32)))
+        tokens, added = self._checked(tokens, lengths, cache)
+        if cache is None:
+            cache = Cache((None,) * len(self.layers), jnp.zeros(len(tokens), jnp.int32))
+        span = Span(cache.lengths, cache.lengths + added)
         x, entries = self.embed(tokens, span), []
         for layer, entry in zip(self.layers, cache.entries, strict=True):
             x, entry = layer(x, span, entry)
@@ -85,9 +74,28 @@ class Decoder(nnx.Module):
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Normalised states [... D] -> logits [... V], in float32 or wider."""
-        return self.embedding.logits(x) if self.head is None else self.head.wide(x)
+        logits = self.embedding.logits(x) if self.head is None else self.head.wide(x)
+        return constrain(logits, "batch", *(("time",) * (logits.ndim - 2)), "vocab")
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        """An empty cache for `batch` rows of up to `capacity` positions."""
+        entries = tuple(layer.new_entry(batch, capacity, self.dtype) for layer in self.layers)
+        return Cache(entries, jnp.zeros(batch, jnp.int32))
+
+    def _checked(self, tokens: Any, lengths: Any, cache: Cache | None) -> tuple[jax.Array, jax.Array]:
+        """Tokens [B T] and how many of them count [B], as arrays; what is checked is known before they are."""
+        tokens = jnp.asarray(tokens)
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise InputError(f"tokens must be integers [B T], not {tokens.dtype}{list(tokens.shape)}")
+        batch, time = tokens.shape
+        lengths = jnp.full(batch, time, jnp.int32) if lengths is None else jnp.asarray(lengths)
+        if lengths.shape != (batch,) or not jnp.issubdtype(lengths.dtype, jnp.integer):
+            raise InputError(f"lengths must be integers [{batch}], not {lengths.dtype}{list(lengths.shape)}")
+        if cache is None and self.config.position is not None and time > self.config.position.length:
+            raise InputError(f"{time} tokens, but the model has {self.config.position.length} positions")
+        return tokens, lengths.astype(jnp.int32)
 
 
-def abstract(part: config.Decoder, dtype: jnp.dtype = jnp.float32) -> Decoder:
+def abstract(part: config.Decoder, dtype: Any = jnp.float32) -> Decoder:
     """The model with shapes in place of arrays: nothing is allocated."""
     return Decoder(part, rngs=None, dtype=dtype)

@@ -3,8 +3,9 @@
 import jax
 from flax import nnx
 
+from jaxllm import config
 from jaxllm.nn.linear import linear
-from jaxllm.nn.parameter import Init
+from jaxllm.nn.parameter import Init, builds
 
 
 class Embedding(nnx.Module):
@@ -15,18 +16,20 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Token ids [B T] -> vectors [B T D]; an id outside the vocabulary gives NaN, never a wrong vector."""
-        return self.weight[...].at[tokens].get(mode="fill")
+        return self.weight[...].at[tokens].get(mode="fill", wrap_negative_indices=False)
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Vectors [... D] -> their products with every token's vector [... V], in float32 or wider."""
         return linear(x, self.weight[...])
 
 
-class PositionEmbedding(nnx.Module):
+@builds(config.LearnedPosition)
+class LearnedPosition(nnx.Module):
     """One vector per position, [P D]."""
 
-    def __init__(self, init: Init, length: int, dim: int):
-        self.weight = init((length, dim), ("position", "embed"))
+    def __init__(self, init: Init, part: config.LearnedPosition, dim: int):
+        self.length = part.length
+        self.weight = init((part.length, dim), ("position", "embed"))
 
     def __call__(self, positions: jax.Array) -> jax.Array:
         """Positions [B T] -> vectors [B T D]; padding beyond the table gets the last one, and is never seen."""

@@ -6,8 +6,9 @@ import jax
 from flax import nnx
 
 from jaxllm import config
+from jaxllm.errors import InputError
 from jaxllm.nn.linear import Linear
-from jaxllm.nn.parameter import Init
+from jaxllm.nn.parameter import Init, builds
 from jaxllm.sharding import constrain
 
 ACTIVATIONS = {
@@ -18,10 +19,13 @@ ACTIVATIONS = {
 }
 
 
+@builds(config.FeedForward)
 class FeedForward(nnx.Module):
     """[B T D] -> [B T D] through F hidden units; the gated form is Shazeer 2020."""
 
     def __init__(self, init: Init, part: config.FeedForward, dim: int):
+        if part.activation not in ACTIVATIONS:
+            raise InputError(f"config: activation {part.activation!r} is unknown; known: {', '.join(ACTIVATIONS)}")
         self.activation = part.activation
         embed, hidden = (("embed", dim),), (("hidden", part.hidden),)
         self.gate = Linear(init, hidden, embed, part.bias) if part.gated else None

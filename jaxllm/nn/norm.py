@@ -6,9 +6,10 @@ from flax import nnx
 from jax.nn.initializers import ones, zeros
 
 from jaxllm import config
-from jaxllm.nn.parameter import Init
+from jaxllm.nn.parameter import Init, builds
 
 
+@builds(config.RMSNorm)
 class RMSNorm(nnx.Module):
     """Zhang & Sennrich 2019, [... D] -> [... D]; rounded to the dtype of x before the weight, as in PyTorch."""
 
@@ -23,6 +24,7 @@ class RMSNorm(nnx.Module):
         return (wide * scale).astype(x.dtype) * self.weight[...]
 
 
+@builds(config.LayerNorm)
 class LayerNorm(nnx.Module):
     """Ba et al. 2016, [... D] -> [... D]."""
 
@@ -37,11 +39,3 @@ class LayerNorm(nnx.Module):
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         scale = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
         return (centred * scale * self.weight[...] + self.bias[...]).astype(x.dtype)
-
-
-_NORMS = {config.RMSNorm: RMSNorm, config.LayerNorm: LayerNorm}
-
-
-def norm(init: Init, part: config.RMSNorm | config.LayerNorm, dim: int) -> RMSNorm | LayerNorm:
-    """The module that a part describes."""
-    return _NORMS[type(part)](init, part, dim)

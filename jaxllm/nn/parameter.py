@@ -1,6 +1,6 @@
-"""One declaration per weight: shape, logical axes and initializer, from which everything else follows."""
+"""One declaration per weight, and one module per part of a config."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer, normal
+
+_MODULES: dict[type, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,38 @@ class Init:
         return nnx.Param(initializer(self.rngs.params(), shape, self.dtype), axes=axes)
 
 
+def builds(part: type) -> Callable[[type], type]:
+    """Marks the module that is built from a part of a config: its constructor takes (init, part, dim)."""
+
+    def mark(module: type) -> type:
+        _MODULES[part] = module
+        return module
+
+    return mark
+
+
+def build(init: Init, part: Any, dim: int) -> Any:
+    """The module of a part, `dim` wide: whatever holds a part need not know its kind."""
+    return _MODULES[type(part)](init, part, dim)
+
+
 def named_parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:
     """Every parameter of a model under its dotted name, such as `layers.0.attention.query.weight`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Param))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_parameter)
     for path, parameter in leaves:
-        yield ".".join(_key(entry) for entry in path), parameter
+        yield _name(path), parameter
 
 
 def replace_parameters(model: Any, arrays: dict[str, Any]) -> Any:
     """The model with the value of each parameter taken from `arrays`, by dotted name."""
-
-    def replaced(path, parameter):
-        return parameter.replace(arrays[".".join(_key(entry) for entry in path)])
-
-    return jax.tree_util.tree_map_with_path(replaced, model, is_leaf=lambda node: isinstance(node, nnx.Param))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, parameter: parameter.replace(arrays[_name(path)]), model, is_leaf=_is_parameter
+    )
 
 
-def _key(entry: Any) -> str:
-    return str(getattr(entry, "name", getattr(entry, "idx", getattr(entry, "key", entry))))
+def _is_parameter(node: Any) -> bool:
+    return isinstance(node, nnx.Param)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return ".".join(str(getattr(entry, "name", getattr(entry, "idx", entry))) for entry in path)

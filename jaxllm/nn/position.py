@@ -1,7 +1,7 @@
 """Where tokens stand in their rows, and rotary embeddings with their scalings.
 
-Frequencies and tables are computed in float32 whatever the dtype of the model, as PyTorch's are: at long positions
-the rounding of the angle is part of the model's behaviour.
+Frequencies and tables are float32 whatever the dtype of the model, as PyTorch's are, and the frequencies are
+computed by NumPy, in PyTorch's order: a bit lost there is multiplied by the position, and compiled powers lose one.
 """
 
 import math
@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
 from jaxllm import config
+from jaxllm.nn.parameter import Init, builds
 
 
 class Span(NamedTuple):
@@ -24,10 +27,27 @@ class Span(NamedTuple):
         return self.start[:, None] + jnp.arange(tokens, dtype=jnp.int32)
 
 
+@builds(config.Rotary)
+class Rotary(nnx.Module):
+    """Su et al. 2021: turns the two halves of each head against each other, by angles that grow with the position."""
+
+    def __init__(self, init: Init, part: config.Rotary, head_dim: int):
+        self.part, self.head_dim = part, head_dim
+
+    def __call__(self, query: jax.Array, key: jax.Array, span: Span) -> tuple[jax.Array, jax.Array]:
+        """Query [B T N H] and key [B T K H], turned."""
+        cos, sin = rotary_tables(self.part, self.head_dim, span, query.shape[1])
+        return rotate(query, cos, sin), rotate(key, cos, sin)
+
+
 def rotary_tables(part: config.Rotary, head_dim: int, span: Span, tokens: int) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of the angles at each position, float32 [B T H/2] each."""
-    frequencies, factor = _frequencies(part, head_dim, span.lengths)  # [B or 1, H/2]
+    if isinstance(part.scaling, config.DynamicScaling):
+        frequencies = _dynamic(part.scaling, part.theta, head_dim, span.lengths)  # [B H/2]
+    else:
+        frequencies = jnp.asarray(frequencies_of(part, head_dim))[None]  # [1 H/2]
     angles = span.positions(tokens).astype(jnp.float32)[..., None] * frequencies[:, None]
+    factor = getattr(part.scaling, "attention_factor", 1.0)
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
@@ -38,52 +58,53 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def _frequencies(part: config.Rotary, dim: int, lengths: jax.Array) -> tuple[jax.Array, float]:
-    """Inverse wavelengths, float32 [B or 1, H/2], and the factor on the tables."""
-    scaling = part.scaling
-    if isinstance(scaling, config.DynamicScaling):
-        return _dynamic(scaling, part.theta, dim, lengths), 1.0
-    frequencies = _inverse(part.theta, dim)
-    if scaling is not None:
-        frequencies = _SCALINGS[type(scaling)](scaling, frequencies, part.theta, dim)
-    return frequencies[None], getattr(scaling, "attention_factor", 1.0)
+def frequencies_of(part: config.Rotary, dim: int) -> np.ndarray:
+    """Inverse wavelengths after scaling, float32 [H/2]; of dynamic scaling those within the original length."""
+    wavelengths = np.float64(part.theta) ** _exponents(dim).astype(np.float64)
+    scale = _SCALINGS.get(type(part.scaling), lambda scaling, wavelengths, part, dim: 1 / wavelengths)
+    return scale(part.scaling, wavelengths.astype(np.float32), part, dim).astype(np.float32)
 
 
-def _inverse(theta: float | jax.Array, dim: int) -> jax.Array:
-    exponents = jnp.arange(0, dim, 2, dtype=jnp.float32) / dim
-    return 1.0 / jnp.asarray(theta, jnp.float32)[..., None] ** exponents if jnp.ndim(theta) else 1.0 / theta**exponents
+def _exponents(dim: int) -> np.ndarray:
+    return np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
 
 
-def _linear(scaling: config.LinearScaling, frequencies: jax.Array, theta: float, dim: int) -> jax.Array:
-    return frequencies / scaling.factor
+def _linear(scaling: config.LinearScaling, wavelengths: np.ndarray, part: config.Rotary, dim: int) -> np.ndarray:
+    return 1 / wavelengths / np.float32(scaling.factor)
 
 
 def _dynamic(scaling: config.DynamicScaling, theta: float, dim: int, lengths: jax.Array) -> jax.Array:
     """Each row has the base that its own length asks for, [B H/2]."""
-    ratio = jnp.maximum(lengths, scaling.original_length).astype(jnp.float32) / scaling.original_length
-    stretch = scaling.factor * ratio - (scaling.factor - 1)
-    return _inverse(theta * stretch ** (dim / (dim - 2)), dim)
+    stretch = scaling.factor * lengths.astype(jnp.float32) / scaling.original_length - (scaling.factor - 1)
+    base = theta * jnp.maximum(stretch, 1.0) ** (dim / (dim - 2))
+    stretched = 1.0 / base[:, None] ** _exponents(dim)
+    original = frequencies_of(config.Rotary(theta), dim)
+    return jnp.where(lengths[:, None] > scaling.original_length, stretched, original)
 
 
-def _yarn(scaling: config.YarnScaling, frequencies: jax.Array, theta: float, dim: int) -> jax.Array:
+def _yarn(scaling: config.YarnScaling, wavelengths: np.ndarray, part: config.Rotary, dim: int) -> np.ndarray:
     def dimension(rotations: float) -> float:
         """The dimension that turns this often over the original length."""
-        return dim * math.log(scaling.original_length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+        return dim * math.log(scaling.original_length / (rotations * 2 * math.pi)) / (2 * math.log(part.theta))
 
     low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     width = high - low or 0.001  # a step, where the ramp has no width
-    ramp = jnp.clip((jnp.arange(dim // 2, dtype=jnp.float32) - low) / width, 0, 1)
-    return frequencies / scaling.factor * ramp + frequencies * (1 - ramp)
+    ramp = (np.arange(dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(width)
+    kept = 1 - np.clip(ramp, 0, 1)
+    return 1 / (np.float32(scaling.factor) * wavelengths) * (1 - kept) + 1 / wavelengths * kept
 
 
-def _llama3(scaling: config.Llama3Scaling, frequencies: jax.Array, theta: float, dim: int) -> jax.Array:
-    turns = scaling.original_length * frequencies / (2 * math.pi)  # over the original length
+def _llama3(scaling: config.Llama3Scaling, wavelengths: np.ndarray, part: config.Rotary, dim: int) -> np.ndarray:
+    frequencies, factor = 1 / wavelengths, np.float32(scaling.factor)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    smooth = jnp.clip((turns - low) / (high - low), 0, 1)
-    return (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
+    periods = np.float32(2 * math.pi) / frequencies
+    smooth = (np.float32(scaling.original_length) / periods - np.float32(low)) / np.float32(high - low)
+    blend = (1 - smooth) * frequencies / factor + smooth * frequencies
+    long, short = periods > scaling.original_length / low, periods < scaling.original_length / high
+    return np.where(long, frequencies / factor, np.where(short, frequencies, blend))
 
 
 _SCALINGS = {config.LinearScaling: _linear, config.YarnScaling: _yarn, config.Llama3Scaling: _llama3}

@@ -1,0 +1,61 @@
+"""Far from the beginning of a row the numbers are still PyTorch's: a bit lost in a frequency shows there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conversion import convert
+from conversion.verify import BOUNDS
+from jaxllm import config
+from jaxllm.checkpoint import restore
+from jaxllm.nn.position import Span, rotary_tables
+from tests import tiny
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.torch
+
+LONG = {"hidden_size": 64, "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 4096}
+LENGTH = 3000
+ROTARY = {
+    "default": {"rope_type": "default", "rope_theta": 500000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+    "llama3": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0}
+    | {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
+    "yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 16.0, "original_max_position_embeddings": 4096},
+}
+PARTS = {
+    "default": config.Rotary(500000.0),
+    "linear": config.Rotary(10000.0, config.LinearScaling(4.0)),
+    "llama3": config.Rotary(500000.0, config.Llama3Scaling(8.0, 8192, 1.0, 4.0)),
+    "yarn": config.Rotary(10000.0, config.YarnScaling(16.0, 4096, 0.1 * np.log(16.0) + 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", ["default", "yarn"])
+def test_logits_far_out(kind, dtype, tmp_path):
+    source = tiny.write(tmp_path / "source", tiny.CASES["llama"] | LONG | {"rope_parameters": ROTARY[kind]})
+    tokens = np.random.default_rng(0).integers(0, 101, (1, LENGTH), np.int32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(tokens).long()).logits.numpy()
+    with jax.enable_x64(dtype == "float64"):
+        ours = jax.jit(lambda model, tokens: model(tokens))(
+            restore(convert(source, tmp_path / "native"), dtype=dtype), tokens
+        )
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=BOUNDS[dtype] * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("kind", ROTARY)
+def test_rotary_tables_are_pytorchs_to_the_bit_of_the_angle(kind):
+    """At position 131,000, where an angle is known to 0.008: a table off by one unit of a frequency is off by that."""
+    settings = {"rope_parameters": dict(ROTARY[kind]), "head_dim": 128, "max_position_embeddings": 131072}
+    embedding = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(transformers.LlamaConfig(**settings))
+    start = 131000
+    cos, sin = (table[0, :, :64].numpy() for table in embedding(torch.zeros(1), torch.arange(start, start + 50)[None]))
+    tables = jax.jit(lambda start: rotary_tables(PARTS[kind], 128, Span(start, start + 50), 50))
+    ours = tables(jnp.array([start], jnp.int32))
+    np.testing.assert_allclose(ours[0][0], cos, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ours[1][0], sin, rtol=0, atol=1e-6)
