@@ -1,6 +1,7 @@
 """Named arrays in an Orbax store (OCDBT): written a group at a time, read straight into their shards."""
 
 import logging
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,19 +29,22 @@ def write_arrays(path: Path, arrays: Sequence[Array]) -> dict[str, str]:
     """Writes a store of nested names (at the dots) with a bar for progress; a checksum for each name.
 
     Raises:
-        InputError: it cannot be written.
+        OSError: it cannot be written.
     """
     from orbax.checkpoint.experimental import v1 as ocp
 
+    total, free = sum(array.nbytes for array in arrays), shutil.disk_usage(path.parent).free
+    if total > free:
+        raise OSError(f"{total / 1e6:,.0f} MB are needed, but only {free / 1e6:,.0f} MB are free")
     checksums: dict[str, str] = {}
-    with byte_progress("converting", sum(array.nbytes for array in arrays)) as advance:
+    with byte_progress("converting", total) as advance:
         for group in _groups(arrays):
             values = {array.name: np.ascontiguousarray(array.read()) for array in group}
-            with _orbax_errors(path.parent, "cannot be written"):
+            with _orbax_errors(OSError, ""):
                 ocp.partial.save(str(path.absolute()), _nested(values))
             checksums |= {name: checksum(value) for name, value in values.items()}
             advance(sum(array.nbytes for array in group))
-    with _orbax_errors(path.parent, "cannot be written"):
+    with _orbax_errors(OSError, ""):
         ocp.partial.finalize(str(path.absolute()))
     return checksums
 
@@ -65,13 +69,13 @@ def read_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
             return ocp.RestoreArgs(restore_type=np.ndarray)
         return ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype)
 
-    with _orbax_errors(path.parent, "damaged checkpoint"), ocp.PyTreeCheckpointer() as reader:
+    with _orbax_errors(InputError, f"{path.parent}: damaged checkpoint: "), ocp.PyTreeCheckpointer() as reader:
         arguments = ocp.args.PyTreeRestore(tree, restore_args=jax.tree.map(how, tree), partial_restore=True)
         return dict(_flat(reader.restore(path.absolute() / "state", arguments)))
 
 
 @contextmanager
-def _orbax_errors(path: Path, problem: str) -> Iterator[None]:
+def _orbax_errors(kind: type[Exception], problem: str) -> Iterator[None]:
     """Told in one line: Orbax raises nothing narrower than Exception, and logs tracebacks on its way."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels = [logger.level for logger in loggers]
@@ -80,7 +84,7 @@ def _orbax_errors(path: Path, problem: str) -> Iterator[None]:
             logger.setLevel(logging.CRITICAL + 1)
         yield
     except Exception as error:
-        raise InputError(f"{path}: {problem}: {' '.join(str(error).split())[:200]}") from error
+        raise kind(problem + " ".join(str(error).split())[:200]) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

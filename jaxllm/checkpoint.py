@@ -11,6 +11,7 @@ It is written beside its target and renamed into place, so what exists is whole.
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,7 +152,16 @@ def _written_beside(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error}") from error
     finally:
+        _remove(work)
+
+
+def _remove(work: Path) -> None:
+    """Removes a directory that threads of a failed write may still be adding to."""
+    for _ in range(20):
         shutil.rmtree(work, ignore_errors=True)
+        if not work.exists():
+            return
+        time.sleep(0.1)
 
 
 def _write_json(path: Path, data: Any) -> None:

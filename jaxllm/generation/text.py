@@ -3,8 +3,9 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
+from jaxllm.checks import whole_number
 from jaxllm.errors import InputError
 from jaxllm.generation.tokens import Options, eos_token_ids, steps
 from jaxllm.models.decoder import Decoder
@@ -44,7 +45,7 @@ def stream_generate(
 ) -> Iterator[Piece]:
     """Continues one prompt (text, or its token ids), yielding a `Piece` per token; the rest is as in `generate`."""
     began, tokenizer = time.perf_counter(), _needed(tokenizer)
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else _ids(prompt)
     row, first = _Row(tokenizer, ids, _stops(stop)), 0.0
     for count, step in enumerate(steps(model, [ids], **options), 1):
         now = time.perf_counter() - began
@@ -130,6 +131,12 @@ def _needed(tokenizer: Tokenizer | None) -> Tokenizer:
     if tokenizer is None:
         raise InputError("the checkpoint came without a tokenizer: use generate_tokens, or jaxllm.load_tokenizer")
     return tokenizer
+
+
+def _ids(prompt: Any) -> list[int]:
+    if not hasattr(prompt, "__iter__"):
+        raise InputError(f"prompt={prompt!r}: must be text, or token ids")
+    return [whole_number("prompt: token id", item, least=0) for item in prompt]
 
 
 def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
