@@ -1,6 +1,7 @@
 """Text from the demo model: streamed it is what it is whole, stop strings end it, characters are never split."""
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def stream(demo, prompt, **options):
     return list(jaxllm.stream_generate(demo[0], demo[1], prompt, **options))
 
 
-def generate(demo, prompts, **options):
+def generate(demo, prompts, **options) -> Any:
     return jaxllm.generate(demo[0], demo[1], prompts, **options)
 
 

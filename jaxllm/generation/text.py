@@ -3,13 +3,15 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 from jaxllm.checks import whole_number
 from jaxllm.errors import InputError
 from jaxllm.generation.tokens import Options, eos_token_ids, steps
 from jaxllm.models.decoder import Decoder
 from jaxllm.text import Tokenizer
+
+Stop = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def stream_generate(
     tokenizer: Tokenizer | None,
     prompt: str | Sequence[int],
     *,
-    stop: str | Sequence[str] | None = None,
+    stop: Stop = None,
     **options: Unpack[Options],
 ) -> Iterator[Piece]:
     """Continues one prompt (text, or its token ids), yielding a `Piece` per token; the rest is as in `generate`."""
@@ -60,12 +62,29 @@ def stream_generate(
             break
 
 
+@overload
+def generate(
+    model: Decoder, tokenizer: Tokenizer | None, prompts: str, *, stop: Stop = None, **options: Unpack[Options]
+) -> str: ...
+
+
+@overload
+def generate(
+    model: Decoder,
+    tokenizer: Tokenizer | None,
+    prompts: Sequence[str],
+    *,
+    stop: Stop = None,
+    **options: Unpack[Options],
+) -> list[str]: ...
+
+
 def generate(
     model: Decoder,
     tokenizer: Tokenizer | None,
     prompts: str | Sequence[str],
     *,
-    stop: str | Sequence[str] | None = None,
+    stop: Stop = None,
     **options: Unpack[Options],
 ) -> str | list[str]:
     """The continuation of a prompt, or of each of several in one batch; the prompt itself is not repeated.
@@ -139,7 +158,7 @@ def _ids(prompt: Any) -> list[int]:
     return [whole_number("prompt: token id", item, least=0) for item in prompt]
 
 
-def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+def _stops(stop: Stop) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if any(not isinstance(item, str) or not item for item in stops):
         raise InputError(f"stop={stop!r}: must be a string, or several, none of them empty")
