@@ -72,7 +72,7 @@ def generate(
 def generate(
     model: Decoder,
     tokenizer: Tokenizer | None,
-    prompts: Sequence[str],
+    prompts: list[str] | tuple[str, ...],
     *,
     stop: Stop = None,
     **options: Unpack[Options],
