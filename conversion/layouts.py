@@ -17,6 +17,7 @@ from einops import rearrange
 
 from conversion.files import Tensor, first, same_bytes
 from conversion.params import Params, to_config
+from conversion.patterns import shape
 from jaxllm.errors import InputError
 
 Shards = Sequence[Mapping[str, Tensor]]
@@ -150,28 +151,22 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
 
 def _join(row: Row, pieces: list[Tensor], sizes: dict[str, int]) -> Tensor:
     own, theirs = row.pattern.split(" -> ")
-    axis = _cut_axis(row, pieces, _shape(own, sizes))
+    axis = _cut_axis(row, pieces, shape(own, sizes))
     axes = {name: sizes[name] for name in re.findall(r"\w+", own)}
     read = partial(_read, pieces if axis is not None else pieces[:1], axis or 0, row.pattern, axes)
-    return Tensor(_shape(theirs, sizes), pieces[0].dtype, read, pieces[0].file)
-
-
-def _shape(side: str, sizes: dict[str, int]) -> tuple[int, ...]:
-    """The shape that one side of a pattern stands for: "(n c) d" -> (sizes n * c, size d)."""
-    groups = re.findall(r"\(([^)]*)\)|(\w+)", side)
-    return tuple(math.prod(sizes[name] for name in (group or single).split()) for group, single in groups)
+    return Tensor(shape(theirs, sizes), pieces[0].dtype, read, pieces[0].file)
 
 
 def _cut_axis(row: Row, pieces: list[Tensor], whole: tuple[int, ...]) -> int | None:
     """The axis along which the pieces make `whole`, or None where each of them is the whole."""
-    shape = pieces[0].shape
+    piece = pieces[0].shape
     for axis in row.axes:
-        if whole == tuple(n * len(pieces) if i == axis else n for i, n in enumerate(shape)):
+        if whole == tuple(n * len(pieces) if i == axis else n for i, n in enumerate(piece)):
             return axis
-    if row.axes or shape != whole:
+    if row.axes or piece != whole:
         count = "1 shard" if len(pieces) == 1 else f"each of {len(pieces)} shards"
-        hint = "; is a shard missing?" if len(pieces) * math.prod(shape) < math.prod(whole) else ""
-        fault = f"tensor {row.own!r} is {shape} in {count}, params.json makes it {whole}{hint}"
+        hint = "; is a shard missing?" if len(pieces) * math.prod(piece) < math.prod(whole) else ""
+        fault = f"tensor {row.own!r} is {piece} in {count}, params.json makes it {whole}{hint}"
         raise InputError(f"{pieces[0].file}: {fault}")
     _check_agreement(row.own, pieces)
     return None

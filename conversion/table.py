@@ -19,6 +19,7 @@ import numpy as np
 from einops import rearrange
 
 from conversion.files import Tensor, same_bytes
+from conversion.patterns import axes, shape
 from jaxllm.arrays import Array
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
@@ -66,7 +67,7 @@ class Binding:
     @property
     def their_shape(self) -> tuple[int, ...]:
         """The shape that their tensor must have."""
-        return tuple(math.prod(self.sizes[axis] for axis in group) for group in _axes(self.pattern.split("->")[0]))
+        return shape(self.pattern.split("->")[0], self.sizes)
 
     def split(self, array: np.ndarray) -> Iterator[np.ndarray]:
         """Their array -> ours, in the order of our names."""
@@ -155,11 +156,6 @@ def _check_ignored(table: Table, model: Decoder, name: str, tensors: Mapping[str
         raise InputError(f"tensor {name}: differs from {table.embedding}, though the config ties the two")
 
 
-def _sizes(pattern: str, shape: tuple[int, ...], count: int) -> dict[str, int]:
-    axes = [group[0] for group in _axes(pattern.split("->")[1])]
-    return dict(zip(axes, shape if count == 1 else (count, *shape), strict=True))
-
-
-def _axes(side: str) -> list[list[str]]:
-    """The axes of one side of a pattern, grouped as they are merged: "(n h) d" -> [[n, h], [d]]."""
-    return [(merged or single).split() for merged, single in re.findall(r"\(([^)]*)\)|(\S+)", side)]
+def _sizes(pattern: str, ours: tuple[int, ...], count: int) -> dict[str, int]:
+    names = [group[0] for group in axes(pattern.split("->")[1])]
+    return dict(zip(names, ours if count == 1 else (count, *ours), strict=True))

@@ -93,6 +93,8 @@ class Attention:
     window: int | None = None
 
     def __post_init__(self) -> None:
+        if min(self.heads, self.kv_heads, self.head_dim) < 1:
+            raise InputError(f"config: {self.heads} heads, {self.kv_heads} key-value heads of {self.head_dim}: too few")
         if self.heads % self.kv_heads:
             raise InputError(f"config: {self.heads} query heads cannot share {self.kv_heads} key-value heads evenly")
         if self.position is not None and self.head_dim % 2:
@@ -134,6 +136,10 @@ class Decoder:
     tied: bool = False
     position: LearnedPosition | None = None
     eos_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.vocab_size, self.embed_dim, self.num_layers, self.context, len(self.blocks)) < 1:
+            raise InputError("config: a decoder needs a vocabulary, a width, layers with a block to build, a context")
 
     def block(self, layer: int) -> Block:
         """The part that layer number `layer` is built from."""

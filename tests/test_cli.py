@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from jaxllm.cli import VERBS, main
+from jaxllm.storage import DEMO
 
 
 def run(capsys, *words: str):
@@ -21,7 +22,7 @@ def test_generate_streams_text_and_reports_on_stderr(capsys):
     assert out.strip()
     assert "using the bundled demo model" in err
     assert "generated_tokens 20" in err
-    code, document, _ = run(capsys, "generate", "--prompt", "ROMEO:", "-n", "20", "--json", "--mesh", "tensor=8")
+    code, document, _ = run(capsys, "generate", str(DEMO), "-n", "20", "ROMEO:", "--json", "--mesh", "tensor=8")
     found = json.loads(document)
     assert found["text"] + "\n" == out  # the same on eight devices
     assert len(found["tokens"]) == found["generated_tokens"] == 20

@@ -116,6 +116,10 @@ def test_damaged_native_checkpoints_are_named(checkpoint_of, tmp_path):
             '{"part": "Decoder"}',
             "",
             '{"part": "Decoder", "vocab_size": "many"}',
+            '{"part": "RMSNorm", "eps": 1e-6}',
+            (native / "config.json").read_text().replace('"vocab_size": 101', '"vocab_size": 0'),
+            (native / "config.json").read_text().replace('"kv_heads": 2', '"kv_heads": 0'),
+            (native / "config.json").read_text().replace('"silu"', '"sigh"'),
         ],
     }
     for name, contents in damage.items():

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns 0, 1 where a verification failed, 2 for bad input, 130 when interrupted."""
-    arguments = parser().parse_args(argv)
+    arguments = _parsed(argv)
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -50,3 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; words may stand before and behind options, which argparse alone does not allow."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    words = getattr(arguments, "words", None)
+    if rest and (not isinstance(words, list) or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.words = [*words, *rest] if words else rest
+    return arguments
