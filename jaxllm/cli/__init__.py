@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    for logger in ("absl", "asyncio"):  # Orbax's, which tell by tracebacks what we tell in a line
+        logging.getLogger(logger).setLevel(logging.CRITICAL + 1)
     try:
         return VERBS[arguments.verb].run(arguments) or 0
     except BrokenPipeError:  # the reader of our output has gone, as in `jaxllm generate ... | head`
