@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxllm.cli import main
+from jaxllm.cli import program
 
-sys.exit(main())
+sys.exit(program())

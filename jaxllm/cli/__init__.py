@@ -32,14 +32,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def program() -> int:
+    """`main` for a process of its own: what Orbax leaves of a failed read adds no tracebacks to our one line."""
+    if "--debug" not in sys.argv:
+        sys.unraisablehook = lambda unraisable: None
+        for logger in ("absl", "asyncio"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL + 1)
+    return main()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns 0, 1 where a verification failed, 2 for bad input, 130 when interrupted."""
     arguments = _parsed(argv)
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    for logger in ("absl", "asyncio"):  # Orbax's, which tell by tracebacks what we tell in a line
-        logging.getLogger(logger).setLevel(logging.CRITICAL + 1)
     try:
         return VERBS[arguments.verb].run(arguments) or 0
     except BrokenPipeError:  # the reader of our output has gone, as in `jaxllm generate ... | head`
