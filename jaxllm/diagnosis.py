@@ -10,17 +10,22 @@ import jax.numpy as jnp
 
 from jaxllm.kernels.attention import choose
 from jaxllm.storage import cache_dir
+from jaxllm.version import __version__
 
-PACKAGES = ("jaxllm", "jax", "jaxlib", "flax", "orbax-checkpoint", "safetensors", "tokenizers", "torch", "transformers")
+PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "safetensors", "tokenizers", "torch", "transformers")
 
 
 def diagnose() -> dict[str, dict[str, Any]]:
     """Sections of named facts, all of them plain JSON values."""
     attention = {"decode": choose(1), "prefill of 4096": choose(4096)}
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "jaxllm": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+        },
         "devices": {str(device): _device(device) for device in jax.devices()},
-        "settings": {"backend": jax.default_backend(), "float": str(jnp.result_type(float))},
+        "settings": {"backend": jax.default_backend(), "default float": str(jnp.result_type(float))},
         "caches": {name: _size(cache_dir() / name) for name in ("checkpoints", "compiled")},
         "attention": {call: f"{name}: {reason}" for call, (name, reason) in attention.items()},
     }

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from conversion.architectures import names
 from jaxllm.cli import main
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,3 +64,12 @@ def test_quickstart(clone, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["quickstart.py", "--max-new-tokens", "20"])
     runpy.run_path(str(ROOT / "scripts" / "quickstart.py"), run_name="__main__")
     assert "query weights" in capsys.readouterr().out
+
+
+def test_support_matrix():
+    """The README's table names each architecture there is, and each is in the parity matrix in two shapes at least."""
+    table = re.findall(r"^\| `(?!model_type)(\w+)` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert table == names()
+    compared = [config["model_type"] for config in tiny.CASES.values()]
+    assert all(compared.count(name) >= 2 for name in table)
+    assert set(compared) == set(table)
