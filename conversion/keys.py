@@ -13,7 +13,8 @@ from jaxllm.errors import InputError
 HARMLESS = {
     "names and bookkeeping": "architectures model_type transformers_version _name_or_path name_or_path auto_map "
     "task_specific_params finetuning_task id2label label2id num_labels problem_type tokenizer_class "
-    "_commit_hash license model_name _num_labels unsloth_version unsloth_fixed",
+    "_commit_hash license model_name _num_labels unsloth_version unsloth_fixed "
+    "is_llama_config transformers.js_config",
     "dtype of the file, which the tensors state themselves": "torch_dtype dtype use_bfloat16",
     "training only": "initializer_range attention_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop "
     "layerdrop gradient_checkpointing tie_weights_keys classifier_dropout summary_type summary_use_proj "
@@ -42,6 +43,7 @@ NEUTRAL = {
     "pruned_heads": ({}, None),
     "tie_encoder_decoder": (False,),
     "quantization_config": (None,),
+    "rope_interleaved": (False, None),
 }
 
 _REQUIRED = object()

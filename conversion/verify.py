@@ -17,6 +17,7 @@ from jaxllm.errors import InputError
 from jaxllm.generation.tokens import generate_tokens
 from jaxllm.models.decoder import Decoder
 from jaxllm.nn.position import Span
+from jaxllm.sharding import make_mesh
 
 # max |difference| relative to max |logit|; Transformers itself rounds rotary tables and norms through float32
 BOUNDS = {"float64": 2e-6, "float32": 2e-5}
@@ -66,27 +67,25 @@ def verify(source: str | Path, revision: str | None = None, *, layers: bool = Fa
     """Converts a checkpoint and compares it with the same in PyTorch, in float64 and float32.
 
     Logits of a batch of random tokens, and greedy tokens of a ragged batch; with `layers` also the residual stream
-    after each layer.
+    after each layer but the last. Both sides run on the CPU: elsewhere float32 products may be rounded on their way.
 
     Raises:
         InputError: the source cannot be converted, or PyTorch is not installed.
     """
     if checkpoint.is_checkpoint(Path(source)):
         raise InputError(f"{source}: is a native checkpoint; verify takes the one that it was converted from")
-    opened = open_source(source, revision)
+    opened, cpu = open_source(source, revision), make_mesh(devices=jax.devices("cpu")[:1])
     with tempfile.TemporaryDirectory() as work:
         native = write(translate(opened), Path(work) / "native")
         rows, depth, tokens = [], [], _tokens(checkpoint.read_config(native))
         for dtype, bound in BOUNDS.items():
             with jax.enable_x64(dtype == "float64"):
-                model, reference = checkpoint.restore(native, dtype=dtype), Reference(opened, dtype)
+                model, reference = checkpoint.restore(native, cpu, dtype), Reference(opened, dtype)
                 logits, states = reference.states(tokens)
                 rows.append(Row(f"logits, {dtype}", _difference(_logits(model, tokens), logits), bound))
                 if layers:
                     depth += _compare_layers(model, tokens, states, dtype)
-        agree, total = _compare_greedy(
-            checkpoint.restore(native, dtype="float32"), Reference(opened, "float32"), tokens
-        )
+        agree, total = _compare_greedy(checkpoint.restore(native, cpu, "float32"), Reference(opened, "float32"), tokens)
     return Report(str(source), opened.config["model_type"], rows, agree, total, depth)
 
 

@@ -69,7 +69,7 @@ def read_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
             return ocp.RestoreArgs(restore_type=np.ndarray)
         return ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype)
 
-    with _orbax_errors(InputError, f"{path.parent}: damaged checkpoint: "), ocp.PyTreeCheckpointer() as reader:
+    with _orbax_errors(InputError, f"{path.parent}: cannot be restored: "), ocp.PyTreeCheckpointer() as reader:
         arguments = ocp.args.PyTreeRestore(tree, restore_args=jax.tree.map(how, tree), partial_restore=True)
         return dict(_flat(reader.restore(path.absolute() / "state", arguments)))
 

@@ -147,7 +147,7 @@ def _written_beside(target: Path) -> Iterator[Path]:
         raise InputError(f"{target}: cannot be written: {error}") from None
     try:
         yield work
-        work.chmod(target.parent.stat().st_mode & 0o777)  # mkdtemp lets in nobody else
+        work.chmod(target.parent.stat().st_mode & 0o755)  # mkdtemp lets in nobody else
         work.rename(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error}") from error

@@ -85,7 +85,8 @@ class Sampler:
 
     def filtered(self, logits: jax.Array, seen: jax.Array | None) -> jax.Array:
         """The logits [B V] that a token is drawn from; `seen` is needed for the repetition penalty only."""
-        if self.repetition_penalty is not None and seen is not None:
+        if self.repetition_penalty is not None:
+            assert seen is not None, "the repetition penalty needs the tokens seen"
             logits = penalize_repetition(logits, seen, self.repetition_penalty)
         if self.temperature is not None:
             logits = logits / self.temperature

@@ -24,7 +24,7 @@ RULES = (
     ("embed", "fsdp"),
 )
 # These may stay whole when they do not divide; for every other axis that is an error.
-_WHOLE_IF_UNEVEN = {"vocab", "table", "batch", "embed"}
+_WHOLE_IF_UNEVEN = {"vocab", "table", "batch"}
 
 
 def make_mesh(

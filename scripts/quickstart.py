@@ -1,15 +1,13 @@
 """The whole journey in one file: convert a PyTorch checkpoint, restore it onto a mesh, and stream text from it.
 
-python scripts/quickstart.py                                     # the demo model on every device there is
-JAX_NUM_CPU_DEVICES=8 python scripts/quickstart.py               # ... on eight simulated ones
+python scripts/quickstart.py                                         # the demo model on one device
+JAX_NUM_CPU_DEVICES=8 python scripts/quickstart.py --tensor 8        # ... on eight simulated ones
 python scripts/quickstart.py --source path/to/model --prompt "Once upon a time"
 """
 
 import argparse
 import tempfile
 from pathlib import Path
-
-import jax
 
 import conversion
 import jaxllm
@@ -19,14 +17,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Convert, shard, generate.")
     parser.add_argument("--source", default=Path(jaxllm.__file__).parent / "demo", help="a PyTorch checkpoint")
     parser.add_argument("--prompt", default="ROMEO:")
+    parser.add_argument("--tensor", type=int, default=1, help="over how many devices")
     parser.add_argument("--max-new-tokens", type=int, default=100)
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as work:
         native = conversion.convert(arguments.source, Path(work) / "native")
-        model, tokenizer = jaxllm.load(native, mesh=jaxllm.make_mesh(tensor=-1))
+        model, tokenizer = jaxllm.load(native, mesh=jaxllm.make_mesh(tensor=arguments.tensor))
     weight = model.layers[0].attention.query.weight[...]
-    print(f"{weight.shape} query weights, as {weight.addressable_shards[0].data.shape} on {jax.device_count()} devices")
+    share = weight.addressable_shards[0].data.shape
+    print(f"{weight.shape} query weights, as {share} on each of {len(weight.devices())} devices")
     for piece in jaxllm.stream_generate(
         model, tokenizer, arguments.prompt, max_new_tokens=arguments.max_new_tokens, temperature=0.8, seed=0
     ):

@@ -2,11 +2,14 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
+import jaxllm
 from jaxllm.cli import VERBS, main
 from jaxllm.storage import DEMO
 
@@ -38,10 +41,21 @@ def test_prompt_from_stdin_and_stop(capsys, monkeypatch):
 
 
 def test_chat_remembers(capsys, monkeypatch):
+    prompts, stream = [], jaxllm.stream_generate
+
+    def spy(model, tokenizer, prompt, **options):
+        prompts.append(tokenizer.decode(prompt))
+        return stream(model, tokenizer, prompt, **options)
+
+    monkeypatch.setattr(jaxllm, "stream_generate", spy, raising=False)
     monkeypatch.setattr(sys, "stdin", io.StringIO("Who art thou?\nSpeak again.\n\n"))
     code, out, _ = run(capsys, "chat", "-n", "12", "--stop", r"\n\n")
     assert code == 0
-    assert len(out.split("\n")) >= 3
+    first, second = prompts
+    assert first == "JULIET:\nWho art thou?\n\nROMEO:\n"
+    answer = second.removeprefix(first).removesuffix("\n\nJULIET:\nSpeak again.\n\nROMEO:\n")
+    assert answer
+    assert out.startswith(answer + "\n")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +86,17 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, words, message):
     lines = [line for line in err.splitlines() if "using the bundled demo" not in line]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_the_demo_starts_in_time(tmp_path):
+    """From a cold start, conversion and compilation included, and with both at hand."""
+    for limit in (60, 10):
+        began = time.perf_counter()
+        environment = os.environ | {"JAXLLM_CACHE": str(tmp_path)}
+        command = [sys.executable, "-m", "jaxllm", "generate", "To be, or not to be:"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        assert time.perf_counter() - began < limit
+        assert len(result.stdout) > 300
 
 
 def test_unknown_device_is_named():

@@ -142,7 +142,7 @@ def test_truncated_data_cost_one_line(checkpoint_of, tmp_path):
     command = [sys.executable, "-m", "jaxllm", "generate", str(native), "hello"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr.startswith(f"jaxllm: {native}: damaged checkpoint: ")
+    assert result.stderr.startswith(f"jaxllm: {native}: cannot be restored: ")
     assert result.stderr.count("\n") == 1
 
 

@@ -97,6 +97,12 @@ def test_ids_outside_the_vocabulary_give_no_numbers(model):
     assert np.isnan(model(jnp.array([[5, 101]]))[0, 1]).all()
 
 
+def test_the_shortest_generations(model):
+    first = jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=1)
+    assert first == [row[:1] for row in jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=5)]
+    assert [len(row) for row in jaxllm.generate_tokens(model, [[1] * 127, [2]])] == [1, 127]  # a context of 128
+
+
 def test_log_probabilities_are_the_models_own(model):
     found = list(steps(model, PROMPTS[:1], max_new_tokens=5, temperature=2.0, top_k=5, seed=0))
     row = [*PROMPTS[0], *(int(step.token[0]) for step in found)]
@@ -112,6 +118,7 @@ def test_log_probabilities_are_the_models_own(model):
         ([[1.5, 2.9]], {}, "prompt 0: must be a sequence of token ids"),
         ([1, 2], {}, "prompt 0: must be a sequence of token ids"),
         (["abc"], {}, "prompt 0: must be a sequence of token ids"),
+        ([[1]], {"eos_token_id": np.array(1.5)}, "eos_token_id=.*: must be a whole number"),
         ([[1]], {"temprature": 1.0}, "unknown option 'temprature'; did you mean temperature"),
         ([[1]], {"temperature": 1e-39}, "temperature=1e-39: must be 0"),
         ([[1]], {"seed": 2**32}, "seed=4294967296: must be from 0"),

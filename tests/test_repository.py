@@ -33,7 +33,7 @@ LAYERS = """
 LEVELS = {name: level for level, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 
 PYTORCH = {"torch", "transformers"}
-PYTORCH_READERS = {"conversion/pickled.py", "conversion/reference.py", "conversion/verify.py"}
+PYTORCH_READERS = {"conversion/pickled.py", "conversion/reference.py"}
 SERVERS = {"fastapi", "uvicorn", "starlette", "aiohttp", "http.server"}
 MODULE_OF = {"orbax-checkpoint": "orbax"}
 

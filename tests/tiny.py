@@ -75,9 +75,14 @@ CASES: dict[str, dict[str, Any]] = {
         "head_dim": None,
     }
     | {"rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2}, "partial_rotary_factor": 1.0}
-    | {"rope_parameters": {"rope_type": "linear", "factor": 2, "rope_theta": 10000}, "_num_labels": 1},
+    | {
+        "rope_parameters": {"rope_type": "linear", "factor": 2, "rope_theta": 10000},
+        "_num_labels": 1,
+        "is_llama_config": True,
+    },
     "mistral": _MISTRAL,
     "mistral-full": _MISTRAL
+    | {"attention_bias": False, "rope_interleaved": False}
     | {"sliding_window": None, "head_dim": 12, "rope_theta": 1e6, "hidden_size": 40, "num_attention_heads": 4},
     "gpt2": _GPT2,
     "gpt2-published-keys": _GPT2

@@ -53,33 +53,18 @@ def decoder(
 ) -> config.Decoder:
     """A Llama in all but the given settings and defaults: what its relatives are said with."""
     dim, heads = keys.size("hidden_size", 4096), keys.size("num_attention_heads", 32)
-    head_dim = keys.size("head_dim", dim // heads or 1)
     position, context = rotary(keys, keys.size("max_position_embeddings", max_length))
+    head_dim = keys.size("head_dim", dim // heads or 1)
+    grouped = keys.size("num_key_value_heads", kv_heads or heads)
+    attention = config.Attention(heads, grouped, head_dim, head_dim**-0.5, bias, bias, position, window)
+    activation = keys.choice("hidden_act", ACTIVATIONS, "silu")
+    feed_forward = config.FeedForward(keys.size("intermediate_size", hidden), activation, True, feed_forward_bias)
     norm = config.RMSNorm(float(keys.number("rms_norm_eps", 1e-6)))
-    block = config.Block(
-        norm,
-        config.Attention(
-            heads,
-            keys.size("num_key_value_heads", kv_heads or heads),
-            head_dim,
-            scale=head_dim**-0.5,
-            bias=bias,
-            output_bias=bias,
-            position=position,
-            window=window,
-        ),
-        config.FeedForward(
-            keys.size("intermediate_size", hidden),
-            keys.choice("hidden_act", ACTIVATIONS, "silu"),
-            gated=True,
-            bias=feed_forward_bias,
-        ),
-    )
     return config.Decoder(
         vocab_size=keys.size("vocab_size", 32000),
         embed_dim=dim,
         num_layers=keys.size("num_hidden_layers", 32, most=4096),
-        blocks=(block,),
+        blocks=(config.Block(norm, attention, feed_forward),),
         norm=norm,
         context=context,
         tied=keys.flag("tie_word_embeddings", False),

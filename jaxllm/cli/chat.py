@@ -13,6 +13,7 @@ import sys
 
 from jaxllm.cli.common import add_model_arguments, add_sampling_arguments, load_model, sampling_options
 from jaxllm.errors import InputError
+from jaxllm.storage import DEMO
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxllm import stream_generate
 
     if tokenizer.chat_template is None:
-        raise InputError(f"{arguments.model}: has no chat template; use jaxllm generate")
+        raise InputError(f"{arguments.model or DEMO}: has no chat template; use jaxllm generate")
     messages = [{"role": "system", "content": arguments.system}] if arguments.system else []
     while turn := _read_turn():
         messages.append({"role": "user", "content": turn})

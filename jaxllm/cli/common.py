@@ -56,7 +56,7 @@ def load_model(arguments: argparse.Namespace) -> "tuple[Decoder, Tokenizer]":
     mesh = parse_mesh(arguments.mesh, select_device(arguments.device))
     model, tokenizer = load(arguments.model or DEMO, mesh, arguments.dtype, revision=arguments.revision)
     if tokenizer is None:
-        raise InputError(f"{arguments.model}: has no tokenizer")
+        raise InputError(f"{arguments.model or DEMO}: has no tokenizer")
     return model, tokenizer
 
 

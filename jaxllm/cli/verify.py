@@ -6,7 +6,7 @@ examples:
   jaxllm verify path/to/model --json
   jaxllm verify path/to/native --checksums                  is the checkpoint still what was written?
 
-Needs PyTorch: pip install "jaxllm[torch]". Ends with 1 when a bound is exceeded.
+Needs PyTorch: pip install "jaxllm[torch]". Ends with 1 when a bound is exceeded or a greedy token differs.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("words", nargs="?", metavar="MODEL", help="the checkpoint to compare (default: the demo model)")
     verb.add_argument("--model", help="the same")
     verb.add_argument("--revision", help="branch, tag or commit of a hub repository")
-    verb.add_argument("--layers", action="store_true", help="also the difference after each layer")
+    verb.add_argument("--layers", action="store_true", help="also the difference after each layer but the last")
     verb.add_argument("--checksums", action="store_true", help="instead: check the data of a native checkpoint")
     verb.add_argument("--json", action="store_true", help="print the report as JSON")
 

@@ -1,7 +1,7 @@
 """Generation on text: prompts in, text out, whole or as it comes."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack, overload
 
@@ -91,12 +91,12 @@ def generate(
 
     Options have Transformers' names and meaning: `max_new_tokens` (256), `temperature` (0: greedy), `top_k`, `top_p`,
     `min_p`, `repetition_penalty`, `seed`, `eos_token_id`. `stop` is one string or several that end a text and are not
-    part of it.
+    part of it. Greedy, a prompt gives in a batch what it gives alone; else rows draw from the seed and their index.
 
     Raises:
         InputError: an empty prompt, one that fills the model's context, a setting outside its range.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
     if not all(isinstance(text, str) for text in texts):
         raise InputError("prompts must be text; for token ids there is generate_tokens")
     tokenizer = _needed(tokenizer)
@@ -124,8 +124,11 @@ class _Row:
             self._stream.push(token)
 
     def push(self, token: int) -> str:
-        """The text that a token makes certain."""
-        return self._settle(self._stream.push(token), final=False)
+        """The text that a token makes certain: none for one of an embedding's padding, unknown to the tokenizer."""
+        try:
+            return self._settle(self._stream.push(token), final=False)
+        except InputError:
+            return ""
 
     def finish(self) -> str:
         """What was held back, when no more tokens come."""
@@ -159,7 +162,7 @@ def _ids(prompt: Any) -> list[int]:
 
 
 def _stops(stop: Stop) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    stops = tuple(stop or ()) if not isinstance(stop, str) and isinstance(stop, Iterable | None) else (stop,)
     if any(not isinstance(item, str) or not item for item in stops):
         raise InputError(f"stop={stop!r}: must be a string, or several, none of them empty")
     return stops

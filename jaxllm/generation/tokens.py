@@ -68,21 +68,21 @@ def steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Op
     """
     tokens, lengths = _padded(model, prompts)
     sampler, limits, keys = _settings(model, lengths, options)
-    longest, needed = int(lengths.max()), bucket(int((lengths + limits.tokens).max()), least=64)
-    capacity = min(needed, max(_ROOM, bucket(longest + CHUNK, least=64)))
-    on_mesh = _mesh_context(model)
-    with on_mesh():
+    longest, most = int(lengths.max()), bucket(int((lengths + limits.tokens).max()), least=64)
+    capacity = min(most, max(_ROOM, bucket(longest + CHUNK, least=64)))
+    on_mesh, finished, count, size = _mesh_context(model), np.zeros(len(lengths), bool), 1, 1
+    with on_mesh():  # never across a yield, where it would be the caller's too
         state, emitted = prefill(model, tokens, lengths, keys, sampler, limits, capacity=capacity)
-    count, size, finished = 1, 1, np.zeros(len(lengths), bool)
-    while not finished.all():
-        current = emitted
-        with on_mesh():  # the next chunk is under way while the caller has this one; never across a yield
-            state = _with_room(state, longest + count + size, needed)
-            state, emitted = decode(model, state, sampler, limits, jnp.int32(size))
-        count, size = count + size, min(2 * size, CHUNK)  # short chunks first: the first words come at once
-        for step in _unpacked(current):
+    while True:
+        for step in _unpacked(emitted):
             finished |= step.last
             yield step
+        if finished.all():
+            return
+        with on_mesh():
+            state = _with_room(state, longest + count - 1 + size, most)
+            state, emitted = decode(model, state, sampler, limits, jnp.int32(size))
+        count, size = count + size, min(2 * size, CHUNK)  # short chunks first: the first words come at once
 
 
 def bucket(size: int, least: int) -> int:
@@ -95,8 +95,7 @@ def bucket(size: int, least: int) -> int:
 
 def eos_token_ids(model: Decoder, given: int | Sequence[int] | None) -> tuple[int, ...]:
     """What ends a row: the ids given, or else the model's own."""
-    ids = model.config.eos_token_ids if given is None else given
-    ids = ids if isinstance(ids, Sequence | np.ndarray) else [ids]
+    ids = np.atleast_1d(np.asarray(model.config.eos_token_ids if given is None else given)).tolist()
     return tuple(whole_number("eos_token_id", item, least=-1) for item in ids)
 
 

@@ -41,7 +41,8 @@ def reference(
     wide = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("btkgh,bskh->bkgts", groups, key, preferred_element_type=wide) * scale
     mask = visible(offsets, length, key.shape[1], window)[:, None, None]
-    weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1).astype(query.dtype)
+    lowest = jnp.finfo(wide).min  # not -inf: padded queries that see no key must not give their gradients NaN
+    weights = jax.nn.softmax(jnp.where(mask, scores, lowest), axis=-1).astype(query.dtype)
     out = jnp.einsum("bkgts,bskh->btkgh", weights, value, preferred_element_type=wide)
     return out.astype(query.dtype).reshape(batch, length, heads, head_dim)
 
