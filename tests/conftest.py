@@ -11,8 +11,6 @@ import pytest
 os.environ["JAX_PLATFORMS"] = "cpu"
 jax.config.update("jax_num_cpu_devices", 8)
 
-from tests import tiny  # noqa: E402  (after the devices are set)
-
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -25,6 +23,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The directory of a case's checkpoint in Hugging Face's layout, written once."""
+    from tests import tiny
+
     root, written = tmp_path_factory.mktemp("checkpoints"), {}
 
     def checkpoint(case: str, dtype: Any = "float32") -> Path:

@@ -179,7 +179,10 @@ def test_plain_orbax_reads_it(checkpoint_of, tmp_path):
 
 def test_load_converts_once_and_notices_changes(checkpoint_of, cache, tmp_path):
     source = shutil.copytree(checkpoint_of("llama"), tmp_path / "some-model")
-    kept = lambda: sorted((cache / "checkpoints").glob("some-model-*"))  # noqa: E731
+
+    def kept():
+        return list((cache / "checkpoints").glob("some-model-*"))
+
     model, tokenizer = jaxllm.load(source)
     assert tokenizer is None
     jaxllm.load(source)

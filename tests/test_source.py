@@ -13,8 +13,8 @@ from conversion.source import open_source
 from jaxllm.errors import InputError
 
 torch = pytest.importorskip("torch")
-import transformers  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+transformers = pytest.importorskip("transformers")
+save_file = pytest.importorskip("safetensors.torch").save_file
 
 pytestmark = pytest.mark.torch
 HEADS, KV_HEADS = 8, 4

@@ -9,7 +9,6 @@ from flax import nnx
 from jaxllm import config
 from jaxllm.cache import Cache
 from jaxllm.errors import InputError
-from jaxllm.nn import attention, block, feed_forward, norm  # noqa: F401 (the modules that `build` knows)
 from jaxllm.nn.embedding import Embedding
 from jaxllm.nn.linear import Linear
 from jaxllm.nn.parameter import Init, build

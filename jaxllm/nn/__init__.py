@@ -1,1 +1,8 @@
-"""The parts that transformers are put together from, each a Flax NNX module built from its config dataclass."""
+"""The parts that transformers are put together from, each a Flax NNX module built from its config dataclass.
+
+Importing the package makes every part known to `jaxllm.nn.parameter.build`.
+"""
+
+from jaxllm.nn import attention, block, embedding, feed_forward, norm, position
+
+__all__ = ["attention", "block", "embedding", "feed_forward", "norm", "position"]
