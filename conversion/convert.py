@@ -1,7 +1,6 @@
 """From a checkpoint in anybody's layout to a native one."""
 
 import dataclasses
-import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from conversion.architectures import architecture
+from conversion.files import read_json
 from conversion.keys import Keys
 from conversion.source import Source, open_source
 from conversion.table import Table, claim
@@ -54,8 +54,7 @@ def convert(
     if quantize is not None:
         raise InputError(f"quantize={quantize!r}: quantized weights are not supported yet")
     target = Path(target)
-    if target.exists():
-        raise InputError(f"{target}: exists already; remove it or choose another target")
+    checkpoint.require_vacant(target)  # before a hub is asked for gigabytes
     return write(translate(open_source(source, revision)), target, dtype and checkpoint.float_dtype(dtype))
 
 
@@ -86,9 +85,5 @@ def _eos_token_ids(source: Source, part: config.Decoder) -> tuple[int, ...]:
     """`generation_config.json`, if there is one, has the last word on what ends a text, as in Transformers."""
     for file in source.auxiliary:
         if file.name == "generation_config.json":
-            try:
-                generation = json.loads(file.read_text())
-            except (OSError, ValueError) as error:
-                raise InputError(f"{file}: cannot be read: {error}") from None
-            return Keys(generation if isinstance(generation, dict) else {}, file.name).token_ids("eos_token_id", None)
+            return Keys(read_json(file), file.name).token_ids("eos_token_id", None)
     return part.eos_token_ids

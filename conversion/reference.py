@@ -48,12 +48,11 @@ class Reference:
     def greedy(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
         """The likeliest continuation of each prompt, from one left-padded batch; nothing ends it early."""
         import torch
+        from transformers import GenerationConfig
 
         longest = max(len(prompt) for prompt in prompts)
         padded = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        from transformers import GenerationConfig
-
         self._model.generation_config = GenerationConfig(pad_token_id=0)  # not the checkpoint's: penalties, beams
         with torch.no_grad():
             out = self._model.generate(padded, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)

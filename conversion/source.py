@@ -16,7 +16,7 @@ from conversion.pickled import read_pickle
 from conversion.safetensor_files import read_safetensors
 from jaxllm.errors import InputError
 
-__all__ = ["Source", "Tensor", "open_source"]
+__all__ = ["Source", "Tensor", "locate", "open_source"]
 
 AUXILIARY = (
     "tokenizer.json",
@@ -66,13 +66,17 @@ def open_source(path_or_repo: str | Path, revision: str | None = None) -> Source
     Raises:
         InputError: it is no such checkpoint, or not a whole one; one line that names the culprit.
     """
-    path = _directory(path_or_repo, revision)
+    path = locate(path_or_repo, revision)
     layout, config, tensors = _open(path)
     auxiliary = tuple(path / name for name in AUXILIARY if os.path.isfile(path / name))
     return Source(path, layout, config, tensors, auxiliary)
 
 
-def _directory(path_or_repo: str | Path, revision: str | None) -> Path:
+def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
+    """The directory of a checkpoint: the path given, or where the hub's files of that name lie.
+
+    Raises InputError if there is none.
+    """
     name, path = str(path_or_repo), Path(path_or_repo).expanduser()
     if os.path.isdir(path):
         if revision is not None:

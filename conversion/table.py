@@ -11,6 +11,7 @@ from its declared shape, so that a table needs no numbers.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -88,10 +89,10 @@ def bind(rows: Iterable[Row], model: Decoder) -> list[Binding]:
         for i in range(len(model.layers) if "{i}" in row.theirs else 1)
         if (names := tuple(name.format(i=i) for name in row.names)) and all(name in shapes for name in names)
     ]
-    claimed = [name for binding in bindings for name in binding.ours]
+    claims = Counter(name for binding in bindings for name in binding.ours)
     for name in shapes:
-        if claimed.count(name) != 1:
-            raise InputError(f"parameter {name}: {claimed.count(name) or 'no'} rows of the weight table provide it")
+        if claims[name] != 1:
+            raise InputError(f"parameter {name}: {claims[name] or 'no'} rows of the weight table provide it")
     return bindings
 
 

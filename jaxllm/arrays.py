@@ -1,6 +1,5 @@
 """Named arrays in an Orbax store (OCDBT): written a group at a time, read straight into their shards."""
 
-import logging
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,18 +75,11 @@ def read_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _orbax_errors(kind: type[Exception], problem: str) -> Iterator[None]:
-    """Told in one line: Orbax raises nothing narrower than Exception, and logs tracebacks on its way."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
+    """Told in one line: Orbax raises nothing narrower than Exception."""
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
         yield
     except Exception as error:
         raise kind(problem + " ".join(str(error).split())[:200]) from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _groups(arrays: Sequence[Array]) -> Iterator[list[Array]]:

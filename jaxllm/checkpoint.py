@@ -39,6 +39,12 @@ def is_checkpoint(path: Path) -> bool:
     return (path / "manifest.json").is_file() and (path / _ARRAYS).is_dir()
 
 
+def require_vacant(target: Path) -> None:
+    """Raises InputError where there is something at `target` already."""
+    if target.exists():
+        raise InputError(f"{target}: exists already; remove it or choose another target")
+
+
 def save(
     target: Path, part: config.Decoder, arrays: Iterable[Array], manifest: Mapping[str, Any], files: Iterable[Path] = ()
 ) -> Path:
@@ -138,8 +144,7 @@ def _computable(dtype: np.dtype) -> np.dtype:
 @contextmanager
 def _written_beside(target: Path) -> Iterator[Path]:
     """A hidden directory beside the target that becomes the target at the end, or vanishes."""
-    if target.exists():
-        raise InputError(f"{target}: exists already; remove it or choose another target")
+    require_vacant(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))

@@ -7,7 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from conversion.convert import translate, write
-from conversion.source import Source, open_source
+from conversion.source import locate, open_source
 from jaxllm import checkpoint
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
@@ -43,21 +43,21 @@ def native_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> 
     path = Path(path_or_repo).expanduser()
     if checkpoint.is_checkpoint(path):
         return path
-    source = open_source(path_or_repo, revision)
-    target = cache_dir() / "checkpoints" / f"{source.path.resolve().name}-{_fingerprint(source)}"
+    directory = locate(path_or_repo, revision)
+    target = cache_dir() / "checkpoints" / f"{directory.resolve().name}-{_fingerprint(directory)}"
     if not checkpoint.is_checkpoint(target):
         try:
-            write(translate(source), target)
+            write(translate(open_source(directory)), target)
         except InputError:
             if not checkpoint.is_checkpoint(target):  # else another process was quicker
                 raise
     return target
 
 
-def _fingerprint(source: Source) -> str:
+def _fingerprint(directory: Path) -> str:
     """Changes whenever a file of the source does, or the converter."""
-    digest = hashlib.sha256(f"{__version__} {source.path.resolve()}".encode())
-    for file in sorted(source.path.iterdir()):
+    digest = hashlib.sha256(f"{__version__} {directory.resolve()}".encode())
+    for file in sorted(directory.iterdir()):
         if file.is_file():
             status = file.stat()
             digest.update(f"\0{file.name} {status.st_size} {status.st_mtime_ns}".encode())

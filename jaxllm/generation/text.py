@@ -103,11 +103,10 @@ def generate(
     ids = [tokenizer.encode(text) for text in texts]
     rows = [_Row(tokenizer, prompt, _stops(stop)) for prompt in ids]
     for step in steps(model, ids, **options):
-        for row, token, live in zip(rows, step.token.tolist(), step.live.tolist(), strict=True):
+        for row, token, live, last in zip(rows, step.token.tolist(), step.live, step.last, strict=True):
             if live and not row.stopped:
                 row.push(token)
-        for row, last in zip(rows, step.last.tolist(), strict=True):
-            row.ended |= last
+            row.ended |= bool(last)
         if all(row.stopped or row.ended for row in rows):
             break
     done = [row.text + row.finish() for row in rows]

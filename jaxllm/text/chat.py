@@ -70,13 +70,12 @@ def _generation_blocks() -> type:
     from jinja2.parser import Parser
 
     class GenerationBlocks(Extension):
-        tags = {"generation"}  # noqa: RUF012 (declared so by Jinja)
-
         def parse(self, parser: Parser) -> list[nodes.Node]:
             # A scope, because in Transformers the block is a call: what it sets must not be seen after it.
             line = next(parser.stream).lineno
             return [nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)]
 
+    GenerationBlocks.tags = {"generation"}
     return GenerationBlocks
 
 

@@ -26,7 +26,7 @@ _NAMES = {
 # Files seldom tell what ends a turn of a conversation; these names do.
 _ENDS = (
     "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> <|eom_id|> <|end_of_text|> "
-    "<EOT> _<EOT> [EOT] <end_of_utterance> <｜end▁of▁sentence｜>"  # noqa: RUF001
+    "<EOT> _<EOT> [EOT] <end_of_utterance> <\uff5cend\u2581of\u2581sentence\uff5c>"
 ).split()
 
 
