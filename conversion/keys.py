@@ -4,7 +4,7 @@ Every key must be taken by the architecture, or be known to change nothing (`HAR
 under which it changes nothing (`NEUTRAL`). Any other key stops the conversion.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxllm.errors import InputError
@@ -16,7 +16,8 @@ HARMLESS = {
     "_commit_hash license model_name _num_labels unsloth_version unsloth_fixed "
     "is_llama_config transformers.js_config",
     "dtype of the file, which the tensors state themselves": "torch_dtype dtype use_bfloat16",
-    "training only": "initializer_range attention_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop "
+    "training only": "router_aux_loss_coef router_jitter_noise input_jitter_noise output_router_logits "
+    "initializer_range attention_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop "
     "layerdrop gradient_checkpointing tie_weights_keys classifier_dropout summary_type summary_use_proj "
     "summary_activation summary_proj_to_labels summary_first_dropout n_special predict_special_tokens",
     "how PyTorch computes, not what": "use_cache pretraining_tp reorder_and_upcast_attn attn_implementation "
@@ -87,6 +88,18 @@ class Keys:
             raise InputError(f"{self._where}: {name} must be a positive number, not {_short(value)}")
         return value
 
+    def number_or_none(self, name: str, default: float | None = None) -> float | None:
+        """A positive finite number, or null for none."""
+        if self._left.get(name, default) is None:
+            return self.take(name, None)
+        return self.number(name, default)
+
+    def alias(self, name: str, *others: str) -> None:
+        """Takes other spellings of a key for it; two that are there must agree."""
+        for other in others:
+            if (value := self._left.pop(other, None)) is not None and self._left.setdefault(name, value) != value:
+                raise InputError(f"{self._where}: {other}={_short(value)}, but {name}={_short(self._left[name])}")
+
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
         return self.take(name, default, (bool,))
@@ -102,6 +115,23 @@ class Keys:
         """Refuses a key that is there with any value but those that change nothing."""
         if name in self._left and (value := self._left.pop(name)) not in values:
             raise InputError(f"{self._where}: {name}={_short(value)} is not supported")
+
+    def numbers(self, name: str) -> list[float]:
+        """A list of positive finite numbers."""
+        values = self.take(name, kinds=(list,))
+        if any(not isinstance(v, int | float) or isinstance(v, bool) or not 0 < v < float("inf") for v in values):
+            raise InputError(f"{self._where}: {name} must be positive numbers, not {_short(values)}")
+        return values
+
+    def choices(self, name: str, options: Iterable[str], count: int, default: Sequence[str]) -> Sequence[str]:
+        """A list of `count` of the options' names, one for each layer; null stands for the default."""
+        values = self.take(name, None, (list, type(None)))
+        values, options = default if values is None else values, list(options)
+        if len(values) != count:
+            raise InputError(f"{self._where}: {name} has {len(values)} values for {count} layers")
+        if wrong := [value for value in values if value not in options]:
+            raise InputError(f"{self._where}: {name}: {_short(wrong[0])} is not supported; known: {', '.join(options)}")
+        return values
 
     def token_ids(self, name: str, default: int | None) -> tuple[int, ...]:
         """One token id, several, or none (null)."""

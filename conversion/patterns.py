@@ -1,8 +1,13 @@
-"""What an einops pattern says of shapes."""
+"""einops patterns with sizes taken from shapes, read in both directions."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from einops import rearrange
 
 
 def axes(side: str) -> list[list[str]]:
@@ -13,3 +18,65 @@ def axes(side: str) -> list[list[str]]:
 def shape(side: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The shape that one side of a pattern stands for: "(n h) d" -> (sizes n * h, size d)."""
     return tuple(math.prod(sizes[axis] for axis in group) for group in axes(side))
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The way from one array to one or several of the shapes `targets`, which lie side by side along an axis.
+
+    "(k g h) d -> (k g) h d" along g takes a tensor whose rows are, for each k, those of the first target, then of the
+    second, ... Where an axis of a target is merged from two, the one that is not `along` has the largest size that all
+    targets allow: the number of groups.
+    """
+
+    text: str
+    targets: tuple[tuple[int, ...], ...]
+    along: str | None = None
+
+    def split(self, array: np.ndarray, index: int) -> np.ndarray:
+        """Source -> the `index`-th target; a view where that can be."""
+        left, right = self._sides
+        if self.along is None:
+            return rearrange(array, self.text, **self._sizes[0])
+        flat = rearrange(array, f"{left} -> {self._flat}", **self._total)
+        start, axis = sum(sizes[self.along] for sizes in self._sizes[:index]), self._flat.split().index(self.along)
+        part = flat[(slice(None),) * axis + (slice(start, start + self._sizes[index][self.along]),)]
+        return rearrange(part, f"{self._flat} -> {right}", **self._sizes[index])
+
+    def join(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Targets -> source."""
+        left, right = self._sides
+        flat = [rearrange(a, f"{right} -> {self._flat}", **s) for a, s in zip(arrays, self._sizes, strict=True)]
+        axis = self._flat.split().index(self.along) if self.along else 0
+        return rearrange(flat[0] if len(flat) == 1 else np.concatenate(flat, axis), f"{self._flat} -> {left}")
+
+    @cached_property
+    def source(self) -> tuple[int, ...]:
+        """The shape of the array that the targets are made from."""
+        return shape(self._sides[0], self._total)
+
+    @cached_property
+    def _sides(self) -> tuple[str, str]:
+        left, right = self.text.split("->")
+        return left.strip(), right.strip()
+
+    @cached_property
+    def _flat(self) -> str:
+        """The axes of a target, none merged."""
+        return " ".join(axis for group in axes(self._sides[1]) for axis in group)
+
+    @cached_property
+    def _sizes(self) -> list[dict[str, int]]:
+        """The sizes of all axes, for each target."""
+        sizes: list[dict[str, int]] = [{} for _ in self.targets]
+        for dims, group in zip(zip(*self.targets, strict=True), axes(self._sides[1]), strict=True):
+            groups = math.gcd(*dims) if len(group) > 1 else 1
+            for size, dim in zip(sizes, dims, strict=True):
+                size.update({axis: groups for axis in group if axis != self.along} if len(group) > 1 else {})
+                size[self.along if len(group) > 1 and self.along else group[0]] = dim // groups
+        return sizes
+
+    @cached_property
+    def _total(self) -> dict[str, int]:
+        """The sizes of all axes, of all targets together."""
+        return self._sizes[0] | ({self.along: sum(s[self.along] for s in self._sizes)} if self.along else {})

@@ -1,6 +1,7 @@
 """Rotary settings in both of Transformers' spellings: `rope_theta` + `rope_scaling` (v4), `rope_parameters` (v5)."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from conversion.keys import Keys
@@ -8,25 +9,71 @@ from jaxllm import config
 from jaxllm.errors import InputError
 
 
-def rotary(keys: Keys, max_length: int, default_theta: float = 10_000.0) -> tuple[config.Rotary, int]:
+def rotary(
+    keys: Keys,
+    max_length: int,
+    head_dim: int,
+    *,
+    theta: float = 10_000.0,
+    fraction: float | None = None,
+    interleaved: bool = False,
+    default: dict[str, Any] | None = None,
+    renamed: Mapping[str, str] | None = None,
+) -> tuple[config.Rotary, int]:
     """The rotary part of a config, and the context that its scaling extends `max_length` to.
+
+    `theta` and `fraction` (how much of each head is turned: `partial_rotary_factor`) stand where the config gives
+    none; without a `fraction` the architecture knows no such thing. `default` stands for both spellings where there
+    is neither; `renamed` are an architecture's own names of scalings.
 
     Raises:
         InputError: an unknown scaling, a key of it that is unknown or missing, or two spellings that disagree.
     """
-    theta = keys.number("rope_theta", default_theta)
-    keys.neutral("partial_rotary_factor", (1, None))
+    theta, fraction = keys.number("rope_theta", theta), _fraction(keys, fraction)
+    original = keys.size_or_none("original_max_position_embeddings", None)
     old, new = (_spelling(keys, name) for name in ("rope_scaling", "rope_parameters"))
     if any(old[key] != new[key] for key in old.keys() & new.keys()):
         raise InputError("config.json: rope_scaling and rope_parameters disagree")
-    scaling = Keys(old | new, "config.json: rope_parameters")
-    theta, kind = float(scaling.number("rope_theta", theta)), scaling.take("rope_type", "default")
-    if not isinstance(kind, str) or kind not in _SCALINGS:
-        raise InputError(f"config.json: rope type {kind!r} is not supported; known: {', '.join(_SCALINGS)}")
-    scaling.neutral("partial_rotary_factor", (1, None))
-    part, context = _SCALINGS[kind](scaling, max_length)
-    scaling.finish()
-    return config.Rotary(theta, part), context
+    settings = old | new or dict(default or {})
+    if original is not None and settings.setdefault("original_max_position_embeddings", original) != original:
+        raise InputError("config.json: original_max_position_embeddings stands twice, with different values")
+    kind = settings.get("rope_type")
+    if renamed and isinstance(kind, str):
+        settings["rope_type"] = renamed.get(kind, kind)
+    return _rotary(Keys(settings, "config.json: rope_parameters"), max_length, head_dim, theta, fraction, interleaved)
+
+
+def rotary_by_layer_type(
+    keys: Keys, max_length: int, head_dim: int, defaults: dict[str, float]
+) -> tuple[dict[str, config.Rotary], int]:
+    """As `rotary`, for a config whose `rope_parameters` hold an object for each layer type, with a default base.
+
+    The context is that of full attention.
+    """
+    nested = Keys(keys.take("rope_parameters", {}, (dict,)), "config.json: rope_parameters")
+    parts, contexts = {}, {}
+    for kind, theta in defaults.items():
+        settings = Keys(nested.take(kind, None, (dict, type(None))) or {}, f"config.json: rope_parameters: {kind}")
+        parts[kind], contexts[kind] = _rotary(settings, max_length, head_dim, theta, None, False)
+    nested.finish()
+    return parts, contexts["full_attention"]
+
+
+def _rotary(
+    keys: Keys, max_length: int, head_dim: int, theta: float, fraction: float | None, interleaved: bool
+) -> tuple[config.Rotary, int]:
+    keys.alias("rope_type", "type")
+    theta, fraction = float(keys.number("rope_theta", theta)), _fraction(keys, fraction)
+    part, context = keys.choice("rope_type", _SCALINGS, "default")(keys, max_length)
+    keys.finish()
+    dim = None if fraction in (None, 1) else int(head_dim * fraction)
+    return config.Rotary(theta, part, dim, interleaved), context
+
+
+def _fraction(keys: Keys, default: float | None) -> float | None:
+    if default is None:
+        return keys.neutral("partial_rotary_factor", (1, None))
+    return keys.number("partial_rotary_factor", default)
 
 
 def _spelling(keys: Keys, name: str) -> dict[str, Any]:
@@ -38,10 +85,12 @@ def _spelling(keys: Keys, name: str) -> dict[str, Any]:
 
 
 def _default(keys: Keys, length: int) -> tuple[None, int]:
+    keys.take("original_max_position_embeddings", None)
     return None, length
 
 
 def _linear(keys: Keys, length: int) -> tuple[config.LinearScaling, int]:
+    keys.take("original_max_position_embeddings", None)
     factor = float(keys.number("factor"))
     return config.LinearScaling(factor), int(length * factor)
 
@@ -56,11 +105,11 @@ def _yarn(keys: Keys, length: int) -> tuple[config.YarnScaling, int]:
     original = keys.size("original_max_position_embeddings", length)
     keys.take("finetuned", None)  # how the model was made
     factor = float(keys.number("factor"))
-    attention_factor = keys.take("attention_factor", None, (int, float, type(None)))
+    attention_factor = keys.number_or_none("attention_factor")
     mscale, all_dim = (keys.take(name, None, (int, float, type(None))) for name in ("mscale", "mscale_all_dim"))
     if attention_factor is None:
         both = mscale and all_dim
-        attention_factor = _mscale(factor, mscale) / _mscale(factor, all_dim) if both else _mscale(factor, 1)
+        attention_factor = mscale_of(factor, mscale) / mscale_of(factor, all_dim) if both else mscale_of(factor, 1)
     return config.YarnScaling(
         factor,
         original,
@@ -71,7 +120,8 @@ def _yarn(keys: Keys, length: int) -> tuple[config.YarnScaling, int]:
     ), max(length, int(original * factor))
 
 
-def _mscale(factor: float, scale: Any) -> float:
+def mscale_of(factor: float, scale: Any) -> float:
+    """Yarn's temperature for a scaling factor."""
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
@@ -82,4 +132,21 @@ def _llama3(keys: Keys, length: int) -> tuple[config.Llama3Scaling, int]:
     return config.Llama3Scaling(factor, original, low, high), length
 
 
-_SCALINGS = {"default": _default, "linear": _linear, "dynamic": _dynamic, "yarn": _yarn, "llama3": _llama3}
+def _longrope(keys: Keys, length: int) -> tuple[config.LongScaling, int]:
+    original = keys.size("original_max_position_embeddings", length)
+    factor = keys.number_or_none("factor") or length / original
+    attention_factor = keys.number_or_none("attention_factor")
+    if attention_factor is None:
+        attention_factor = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    short, long = (tuple(map(float, keys.numbers(name))) for name in ("short_factor", "long_factor"))
+    return config.LongScaling(short, long, original, float(attention_factor)), length
+
+
+_SCALINGS = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "yarn": _yarn,
+    "llama3": _llama3,
+    "longrope": _longrope,
+}

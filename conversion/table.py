@@ -4,23 +4,25 @@ A row reads from their layout to ours, and backwards for export:
 
     Row("layers.{i}.attention.query.weight", "model.layers.{i}.self_attn.q_proj.weight", "(n h) d -> n h d")
 
-`{i}` runs over the layers. A row with several of our names has a pattern whose result begins with an axis that runs
-over them: that is how a fused projection comes apart. A row applies where the model has the parameter; sizes come
-from its declared shape, so that a table needs no numbers.
+`{i}` runs over the layers. `{e}` in their name runs over experts, whose tensors are stacked along a first axis. A row
+with several of our names says along which axis a fused tensor comes apart:
+
+    Row((query, key, value), "...query_key_value.weight", "(k g h) d -> (k g) h d", along="g")
+
+A row applies where the model has the parameter; sizes come from its declared shape, so that a table needs no numbers.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from einops import rearrange
 
 from conversion.files import Tensor, same_bytes
-from conversion.patterns import axes, shape
+from conversion.patterns import Pattern
 from jaxllm.arrays import Array
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
@@ -29,11 +31,12 @@ from jaxllm.nn.parameter import named_parameters
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: our name or names, theirs, and the pattern from theirs to ours."""
+    """One line of a table: our name or names, theirs, the pattern from theirs to ours, and where a fused one parts."""
 
     ours: str | tuple[str, ...]
     theirs: str
     pattern: str
+    along: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,22 +61,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Binding:
-    """A row for one layer, with the axis sizes known."""
+    """A row for one layer: our parameters, their tensor or (of experts) tensors, and the way between them."""
 
     ours: tuple[str, ...]
-    theirs: str
-    pattern: str
-    sizes: dict[str, int]
+    theirs: tuple[str, ...]
+    stacked: bool
+    pattern: Pattern
 
     @property
     def their_shape(self) -> tuple[int, ...]:
-        """The shape that their tensor must have."""
-        return shape(self.pattern.split("->")[0], self.sizes)
+        """The shape that each of their tensors must have."""
+        return self.pattern.source[1:] if self.stacked else self.pattern.source
 
-    def split(self, array: np.ndarray) -> Iterator[np.ndarray]:
-        """Their array -> ours, in the order of our names."""
-        result = rearrange(array, self.pattern, **self.sizes)
-        yield from result if len(self.ours) > 1 else (result,)
+    def split(self, arrays: Sequence[np.ndarray], index: int) -> np.ndarray:
+        """The `index`-th of our parameters, from their arrays; a view where that can be."""
+        return self.pattern.split(np.stack(arrays) if self.stacked else arrays[0], index)
+
+    def join(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Their arrays, from all of ours: the inverse of `split`."""
+        array = self.pattern.join(arrays)
+        return list(array) if self.stacked else [array]
 
 
 def bind(rows: Iterable[Row], model: Decoder) -> list[Binding]:
@@ -84,7 +91,7 @@ def bind(rows: Iterable[Row], model: Decoder) -> list[Binding]:
     """
     shapes = {name: parameter.shape for name, parameter in named_parameters(model)}
     bindings = [
-        Binding(names, row.theirs.format(i=i), row.pattern, _sizes(row.pattern, shapes[names[0]], len(names)))
+        _bind(row, i, names, [shapes[name] for name in names])
         for row in rows
         for i in range(len(model.layers) if "{i}" in row.theirs else 1)
         if (names := tuple(name.format(i=i) for name in row.names)) and all(name in shapes for name in names)
@@ -107,12 +114,13 @@ def claim(
     tensors = with_prefix(table, tensors)
     bindings = bind(table.rows, model)
     for binding in bindings:
-        _check(binding, tensors)
-    claimed = {binding.theirs for binding in bindings}
+        for name in binding.theirs:
+            _check(name, binding.their_shape, tensors)
+    claimed = {name for binding in bindings for name in binding.theirs}
     for name in tensors.keys() - claimed:
         _check_ignored(table, model, name, tensors)
     for binding in bindings:
-        yield from _arrays(binding, tensors[binding.theirs], dtype)
+        yield from _arrays(binding, [tensors[name] for name in binding.theirs], dtype)
 
 
 def with_prefix(table: Table, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -122,30 +130,35 @@ def with_prefix(table: Table, tensors: Mapping[str, Tensor]) -> Mapping[str, Ten
     return {name if name == table.head else table.prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _arrays(binding: Binding, tensor: Tensor, dtype: np.dtype | None) -> Iterator[Array]:
+def _bind(row: Row, layer: int, names: tuple[str, ...], shapes: Sequence[tuple[int, ...]]) -> Binding:
+    stacked = "{e}" in row.theirs
+    theirs = tuple(row.theirs.format(i=layer, e=e) for e in range(shapes[0][0] if stacked else 1))
+    return Binding(names, theirs, stacked, Pattern(row.pattern, tuple(shapes), row.along))
+
+
+def _arrays(binding: Binding, tensors: Sequence[Tensor], dtype: np.dtype | None) -> Iterator[Array]:
     """An array for each of our names; the parts of a fused tensor are read one by one, being views of one map."""
-    count, kept = len(binding.ours), dtype or tensor.dtype
-    nbytes = math.prod(tensor.shape) * kept.itemsize // count
+    kept = dtype or tensors[0].dtype
     for index, name in enumerate(binding.ours):
-        yield Array(name, nbytes, partial(_read, binding, tensor, index, kept))
+        nbytes = math.prod(binding.pattern.targets[index]) * kept.itemsize
+        yield Array(name, nbytes, partial(_read, binding, tensors, index, kept))
 
 
-def _read(binding: Binding, tensor: Tensor, index: int, dtype: np.dtype) -> np.ndarray:
-    part = list(binding.split(tensor.read()))[index]
+def _read(binding: Binding, tensors: Sequence[Tensor], index: int, dtype: np.dtype) -> np.ndarray:
+    part = binding.split([tensor.read() for tensor in tensors], index)
     return part if part.dtype == dtype else part.astype(dtype)
 
 
-def _check(binding: Binding, tensors: Mapping[str, Tensor]) -> None:
-    tensor = tensors.get(binding.theirs)
+def _check(name: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
+    tensor = tensors.get(name)
     if tensor is None:
-        raise InputError(f"tensor {binding.theirs}: missing from the checkpoint")
-    if tensor.shape != binding.their_shape:
+        raise InputError(f"tensor {name}: missing from the checkpoint")
+    if tensor.shape != shape:
         raise InputError(
-            f"tensor {binding.theirs}: shape {list(tensor.shape)} in {tensor.file.name}, "
-            f"but the config asks for {list(binding.their_shape)}"
+            f"tensor {name}: shape {list(tensor.shape)} in {tensor.file.name}, but the config asks for {list(shape)}"
         )
     if tensor.dtype.kind not in "fV":
-        raise InputError(f"tensor {binding.theirs}: {tensor.dtype} values where floating-point weights belong")
+        raise InputError(f"tensor {name}: {tensor.dtype} values where floating-point weights belong")
 
 
 def _check_ignored(table: Table, model: Decoder, name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -155,8 +168,3 @@ def _check_ignored(table: Table, model: Decoder, name: str, tensors: Mapping[str
         raise InputError(f"tensor {name}: in {tensors[name].file.name}, but no part of the model takes it")
     if not same_bytes(tensors[name], tensors[table.embedding]):
         raise InputError(f"tensor {name}: differs from {table.embedding}, though the config ties the two")
-
-
-def _sizes(pattern: str, ours: tuple[int, ...], count: int) -> dict[str, int]:
-    names = [group[0] for group in axes(pattern.split("->")[1])]
-    return dict(zip(names, ours if count == 1 else (count, *ours), strict=True))

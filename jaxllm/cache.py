@@ -1,6 +1,6 @@
 """Key-value caches: a pytree with one entry per layer, each entry free to be of its own kind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Self
 
@@ -8,29 +8,44 @@ import jax
 import jax.numpy as jnp
 
 
+class Entry:
+    """What a layer keeps of every position: arrays [B S ...], each position at its index."""
+
+    def append(self, start: jax.Array, *new: jax.Array) -> Self:
+        """Writes arrays [B T ...] at positions `start[b]`, `start[b] + 1`, ... of each row."""
+        write = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
+        return type(self)(*(write(kept, added, start) for kept, added in zip(self._arrays(), new, strict=True)))
+
+    def grown(self, capacity: int) -> Self:
+        """The same with room for `capacity` positions."""
+        more = capacity - self.capacity
+        return type(self)(*(jnp.pad(a, ((0, 0), (0, more)) + ((0, 0),) * (a.ndim - 2)) for a in self._arrays()))
+
+    @property
+    def capacity(self) -> int:
+        """The number of positions that there is room for."""
+        return self._arrays()[0].shape[1]
+
+    def _arrays(self) -> list[jax.Array]:
+        return [getattr(self, field.name) for field in fields(self)]  # pyright: ignore[reportArgumentType]
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Full:
-    """Every key and value of a row, at the index of its position: `key` and `value` are [B S K H]."""
+class Full(Entry):
+    """Every key and value of a row, [B S K H] each."""
 
     key: jax.Array
     value: jax.Array
 
-    @classmethod
-    def empty(cls, batch: int, capacity: int, heads: int, head_dim: int, dtype: jnp.dtype) -> Self:
-        """An entry of zeros for `capacity` positions."""
-        zeros = jnp.zeros((batch, capacity, heads, head_dim), dtype)
-        return cls(zeros, zeros)
 
-    def append(self, key: jax.Array, value: jax.Array, start: jax.Array) -> Self:
-        """Writes key and value [B T K H] at positions `start[b]`, `start[b] + 1`, ... of each row."""
-        write = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
-        return type(self)(write(self.key, key, start), write(self.value, value, start))
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Latent(Entry):
+    """What keys and values of latent attention are made from: latents [B S R] and the shared rotary key [B S H]."""
 
-    def grown(self, capacity: int) -> Self:
-        """The same with room for `capacity` positions."""
-        padding = ((0, 0), (0, capacity - self.key.shape[1]), (0, 0), (0, 0))
-        return type(self)(jnp.pad(self.key, padding), jnp.pad(self.value, padding))
+    latent: jax.Array
+    rope_key: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -41,13 +56,13 @@ class Cache:
     Entries are None where nothing is to be kept.
     """
 
-    entries: tuple[Full | None, ...]
+    entries: tuple[Entry | None, ...]
     lengths: jax.Array
 
     @property
     def capacity(self) -> int:
         """The number of positions that there is room for; 0 without entries."""
-        return min((entry.key.shape[1] for entry in self.entries if entry is not None), default=0)
+        return min((entry.capacity for entry in self.entries if entry is not None), default=0)
 
     def grown(self, capacity: int) -> Self:
         """The same with room for `capacity` positions."""

@@ -1,4 +1,4 @@
-"""Attention in blocks is attention, and its memory grows with the number of queries, not with the square."""
+"""Attention in blocks is attention, with every feature, and its memory does not grow with the square."""
 
 from functools import partial
 
@@ -7,41 +7,75 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxllm.kernels.attention import BLOCK, attention, blocked, reference
+from jaxllm import config
+from jaxllm.kernels.attention import BLOCK, Inputs, Scores, attention, blocked, reference
+
+FEATURES = {
+    "plain": Scores(0.3),
+    "window": Scores(0.3, window=7),
+    "wide window": Scores(0.3, window=600),
+    "chunk": Scores(0.3, chunk=100),
+    "soft cap": Scores(3.0, softcap=2.0),
+    "alibi": Scores(0.3, alibi=config.Alibi((0.5, 0.25, 0.1, 0.01), scale=0.7)),
+    "rounded alibi": Scores(0.3, alibi=config.Alibi((0.5, 0.25, 0.1, 0.01), bfloat16=True)),
+}
 
 
-def inputs(batch, queries, keys, heads, kv_heads, head_dim) -> tuple[jax.Array, jax.Array, jax.Array]:
+def inputs(batch, queries, keys, heads, kv_heads, head_dim, offsets, sinks=None) -> Inputs:
     random = np.random.default_rng(0)
 
-    def draw(length: int, heads: int) -> jax.Array:
-        return jnp.asarray(random.standard_normal((batch, length, heads, head_dim)), jnp.float32)
+    def draw(length: int, heads: int, dim: int) -> jax.Array:
+        return jnp.asarray(random.standard_normal((batch, length, heads, dim)), jnp.float32)
 
-    return draw(queries, heads), draw(keys, kv_heads), draw(keys, kv_heads)
+    value = draw(keys, kv_heads, head_dim + 2)  # values may be of another size
+    return Inputs(
+        draw(queries, heads, head_dim), draw(keys, kv_heads, head_dim), value, jnp.array(offsets, jnp.int32), sinks
+    )
 
 
-@pytest.mark.parametrize("window", [None, 7, 600])
-def test_blocked_equals_reference(window):
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("sinks", [None, (0.5, -1.0, 2.0, 0.0)])
+def test_blocked_equals_reference(feature, sinks):
     queries = 2 * BLOCK + 3
-    arrays = inputs(2, queries, queries + 10, 4, 2, 8)
-    settings = (jnp.array([0, 10], jnp.int32), 0.3, window)
-    np.testing.assert_allclose(blocked(*arrays, *settings), reference(*arrays, *settings), rtol=0, atol=2e-6)
+    arrays = inputs(2, queries, queries + 10, 4, 2, 8, [0, 10], None if sinks is None else jnp.array(sinks))
+    scores = FEATURES[feature]
+    np.testing.assert_allclose(blocked(arrays, scores), reference(arrays, scores), rtol=0, atol=2e-6)
 
 
-def test_reference_by_hand():
-    arrays = inputs(1, 3, 6, 2, 1, 4)
-    found = reference(*arrays, jnp.array([2]), 0.5, window=2)
-    query, key, value = (np.asarray(array) for array in arrays)
+@pytest.mark.parametrize("sink", [None, 0.7])
+def test_reference_by_hand(sink):
+    sinks = None if sink is None else jnp.array([sink, sink])
+    arrays = inputs(1, 3, 6, 2, 1, 4, [2], sinks)
+    scores = Scores(0.5, window=2, softcap=1.5, alibi=config.Alibi((0.2, 0.3), scale=2.0))
+    found = reference(arrays, scores)
+    query, key, value = (np.asarray(array) for array in arrays[:3])
     for t in range(3):
         seen = slice(t + 1, t + 3)  # the query at position t + 2 and the key before it
-        for head in range(2):
-            weights = np.exp(0.5 * key[0, seen, 0] @ query[0, t, head])
-            np.testing.assert_allclose(found[0, t, head], weights @ value[0, seen, 0] / weights.sum(), rtol=1e-5)
+        for head, slope in enumerate((0.2, 0.3)):
+            capped = 1.5 * np.tanh(0.5 * key[0, seen, 0] @ query[0, t, head] / 1.5)
+            weights = np.exp(capped + 2.0 * slope * np.array([-1, 0]))
+            total = weights.sum() + (0 if sink is None else np.exp(sink))
+            np.testing.assert_allclose(found[0, t, head], weights @ value[0, seen, 0] / total, rtol=1e-5)
+
+
+def test_chunks_see_nothing_of_the_one_before():
+    arrays = inputs(1, 9, 9, 1, 1, 4, [0])
+    whole, alone = (
+        reference(arrays, Scores(0.5, chunk=4)),
+        reference(
+            inputs(1, 9, 9, 1, 1, 4, [0])._replace(
+                **{name: getattr(arrays, name)[:, 4:8] for name in ("query", "key", "value")}
+            ),
+            Scores(0.5),
+        ),
+    )
+    np.testing.assert_allclose(whole[:, 4:8], alone, rtol=0, atol=1e-6)
 
 
 def test_memory_is_linear_in_the_queries():
     def temporary(length):
         arrays = [jax.ShapeDtypeStruct((1, length, 4, 16), jnp.float32)] * 3
-        program = jax.jit(partial(attention, offsets=jnp.zeros(1, jnp.int32), scale=1.0))
+        program = jax.jit(partial(attention, offsets=jnp.zeros(1, jnp.int32), scores=Scores(1.0)))
         memory = program.lower(*arrays).compile().memory_analysis()
         return memory.temp_size_in_bytes if memory else 0
 
@@ -49,11 +83,15 @@ def test_memory_is_linear_in_the_queries():
     assert temporary(8192) < 4 * 4 * 8192 * 8192 / 4  # a quarter of one head's worth of scores, for all heads
 
 
-@pytest.mark.parametrize("window", [None, 7, 600])
-def test_gradients_of_both_agree(window):
-    """Of query, key and value; the last block is all padding but for one query."""
-    arrays = inputs(1, BLOCK + 1, BLOCK + 1, 2, 2, 4)
-    settings = (jnp.zeros(1, jnp.int32), 0.5, window)
-    found, expected = (jax.grad(lambda arrays, f=f: f(*arrays, *settings).var())(arrays) for f in (blocked, reference))
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+@pytest.mark.parametrize("feature", FEATURES)
+def test_gradients_of_both_agree(feature):
+    """Of query, key, value and sinks; the last block is all padding but for one query."""
+    arrays = inputs(1, BLOCK + 1, BLOCK + 1, 4, 2, 4, [0], jnp.array([0.5, -1.0, 2.0, 0.0]))
+
+    def variance(floats, f):
+        return f(arrays._replace(**floats), FEATURES[feature]).var()
+
+    floats = {name: getattr(arrays, name) for name in ("query", "key", "value", "sinks")}
+    found, expected = (jax.grad(variance)(floats, f) for f in (blocked, reference))
+    for name in floats:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-8)

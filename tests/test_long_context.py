@@ -9,7 +9,7 @@ from conversion import convert
 from conversion.verify import BOUNDS
 from jaxllm import config
 from jaxllm.checkpoint import restore
-from jaxllm.nn.position import Span, rotary_tables
+from jaxllm.nn.position import rotary_tables
 from tests import tiny
 
 torch = pytest.importorskip("torch")
@@ -55,7 +55,7 @@ def test_rotary_tables_are_pytorchs_to_the_bit_of_the_angle(kind):
     embedding = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(transformers.LlamaConfig(**settings))
     start = 131000
     cos, sin = (table[0, :, :64].numpy() for table in embedding(torch.zeros(1), torch.arange(start, start + 50)[None]))
-    tables = jax.jit(lambda start: rotary_tables(PARTS[kind], 128, Span(start, start + 50), 50))
+    tables = jax.jit(lambda start: rotary_tables(PARTS[kind], 128, (start + jnp.arange(50))[None], start + 50))
     ours = tables(jnp.array([start], jnp.int32))
     np.testing.assert_allclose(ours[0][0], cos, rtol=0, atol=1e-6)
     np.testing.assert_allclose(ours[1][0], sin, rtol=0, atol=1e-6)

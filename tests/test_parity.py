@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from conversion import convert
 from conversion.verify import BOUNDS
@@ -88,6 +89,16 @@ def check_cached(model, tokens, theirs, bound):
         for row, expected in enumerate(theirs):
             if at[row] < len(expected):
                 np.testing.assert_allclose(logits[row, 0], expected[at[row]], rtol=0, atol=bound)
+
+
+def test_names(case, checkpoint_of, tmp_path):
+    """The names and shapes that Transformers itself saves; a head that is tied may be there or not."""
+    settings = dict(tiny.CASES[case])
+    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    theirs = {name: array.shape for name, array in load_file(tmp_path / "model.safetensors").items()}
+    ours = {name: array.shape for name, array in load_file(checkpoint_of(case) / "model.safetensors").items()}
+    assert ours == theirs
 
 
 def test_greedy_tokens(case, native, checkpoint_of):

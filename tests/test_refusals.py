@@ -17,7 +17,7 @@ REFUSED_CONFIGS = {
     "quantized": ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not supported"),
     "encoder": ({"is_encoder_decoder": True}, "is_encoder_decoder=True"),
     "activation": ({"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu' is not supported"),
-    "rope type": ({"rope_scaling": {"type": "su", "factor": 2.0}}, "rope type 'su' is not supported"),
+    "rope type": ({"rope_scaling": {"type": "su", "factor": 2.0}}, "rope_type='su' is not supported"),
     "rope key": ({"rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 1}}, "rope_parameters: alpha=1"),
     "rope without factor": ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
     "rope twice": (

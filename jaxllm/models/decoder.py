@@ -9,8 +9,10 @@ from flax import nnx
 from jaxllm import config
 from jaxllm.cache import Cache
 from jaxllm.errors import InputError
+from jaxllm.kernels.attention import softcap
 from jaxllm.nn.embedding import Embedding
 from jaxllm.nn.linear import Linear
+from jaxllm.nn.norm import embed
 from jaxllm.nn.parameter import Init, build
 from jaxllm.nn.position import Span
 from jaxllm.sharding import constrain
@@ -23,13 +25,18 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, part: config.Decoder, *, rngs: nnx.Rngs | None, dtype: Any = jnp.float32):
-        init, dim = Init(rngs, jnp.dtype(dtype)), part.embed_dim
+        init, dim, table = Init(rngs, jnp.dtype(dtype)), part.embed_dim, part.table_dim or part.embed_dim
         self.config = part
-        self.embedding = Embedding(init, part.vocab_size, dim)
-        self.position = build(init, part.position, dim) if part.position else None
+        self.embedding = Embedding(init, part.vocab_size, table)
+        widths = (("table", table),), (("embed", dim),)
+        self.project_in = Linear(init, widths[1], widths[0]) if part.table_dim else None
+        self.embed_norm = build(init, part.embed_norm, embed(dim))
+        self.position = build(init, part.position, dim)
         self.layers = nnx.List([build(init, part.block(i), dim) for i in range(part.num_layers)])
-        self.norm = build(init, part.norm, dim)
-        self.head = None if part.tied else Linear(init, (("vocab", part.vocab_size),), (("table", dim),))
+        self.norm = build(init, part.norm, embed(dim))
+        self.project_out = Linear(init, widths[0], widths[1]) if part.table_dim else None
+        vocab = (("vocab", part.vocab_size),)
+        self.head = None if part.tied else Linear(init, vocab, widths[0], part.head_bias)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -62,18 +69,30 @@ class Decoder(nnx.Module):
         for layer, entry in zip(self.layers, cache.entries, strict=True):
             x, entry = layer(x, span, entry)
             entries.append(entry)
-        return self.norm(x), Cache(tuple(entries), span.lengths)
+        return x if self.norm is None else self.norm(x), Cache(tuple(entries), span.lengths)
 
     def embed(self, tokens: jax.Array, span: Span) -> jax.Array:
         """What enters the first layer, [B T D]."""
         x = self.embedding(tokens)
+        if self.config.embed_scale != 1:
+            x = x * jnp.asarray(self.config.embed_scale, x.dtype)  # rounded first, as PyTorch's is
+        if self.project_in is not None:
+            x = self.project_in(x)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
         if self.position is not None:
             x = x + self.position(span.positions(tokens.shape[1]))
         return constrain(x, "batch", "time", "features")
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Normalised states [... D] -> logits [... V], in float32 or wider."""
+        if self.project_out is not None:
+            x = self.project_out(x)
         logits = self.embedding.logits(x) if self.head is None else self.head.wide(x)
+        if self.config.logit_scale != 1:
+            logits = logits * self.config.logit_scale
+        if self.config.logit_softcap is not None:
+            logits = softcap(logits, self.config.logit_softcap)
         return constrain(logits, "batch", *(("time",) * (logits.ndim - 2)), "vocab")
 
     def new_cache(self, batch: int, capacity: int) -> Cache:

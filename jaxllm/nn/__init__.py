@@ -3,6 +3,6 @@
 Importing the package makes every part known to `jaxllm.nn.parameter.build`.
 """
 
-from jaxllm.nn import attention, block, embedding, feed_forward, norm, position
+from jaxllm.nn import attention, block, embedding, feed_forward, latent_attention, mixture, norm, position
 
-__all__ = ["attention", "block", "embedding", "feed_forward", "norm", "position"]
+__all__ = ["attention", "block", "embedding", "feed_forward", "latent_attention", "mixture", "norm", "position"]

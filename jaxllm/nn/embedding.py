@@ -25,12 +25,12 @@ class Embedding(nnx.Module):
 
 @builds(config.LearnedPosition)
 class LearnedPosition(nnx.Module):
-    """One vector per position, [P D]."""
+    """One vector per position, [P D], behind the `offset` first of the table."""
 
     def __init__(self, init: Init, part: config.LearnedPosition, dim: int):
-        self.length = part.length
-        self.weight = init((part.length, dim), ("position", "embed"))
+        self.offset = part.offset
+        self.weight = init((part.length + part.offset, dim), ("position", "embed"))
 
     def __call__(self, positions: jax.Array) -> jax.Array:
         """Positions [B T] -> vectors [B T D]; padding beyond the table gets the last one, and is never seen."""
-        return self.weight[...].at[positions].get(mode="clip")
+        return self.weight[...].at[positions + self.offset].get(mode="clip")

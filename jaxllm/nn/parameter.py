@@ -31,7 +31,7 @@ class Init:
 
 
 def builds(part: type) -> Callable[[type], type]:
-    """Marks the module that is built from a part of a config: its constructor takes (init, part, dim)."""
+    """Marks the module that is built from a part of a config: its constructor takes (init, part, *sizes)."""
 
     def mark(module: type) -> type:
         _MODULES[part] = module
@@ -40,9 +40,9 @@ def builds(part: type) -> Callable[[type], type]:
     return mark
 
 
-def build(init: Init, part: Any, dim: int) -> Any:
-    """The module of a part, `dim` wide: whatever holds a part need not know its kind."""
-    return _MODULES[type(part)](init, part, dim)
+def build(init: Init, part: Any, *sizes: Any) -> Any:
+    """The module of a part, of the given sizes; None for none. Whatever holds a part need not know its kind."""
+    return None if part is None else _MODULES[type(part)](init, part, *sizes)
 
 
 def named_parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:

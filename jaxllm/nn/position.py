@@ -29,37 +29,74 @@ class Span(NamedTuple):
 
 @builds(config.Rotary)
 class Rotary(nnx.Module):
-    """Su et al. 2021: turns the two halves of each head against each other, by angles that grow with the position."""
+    """Su et al. 2021: turns pairs of dimensions of each head by angles that grow with the position."""
 
     def __init__(self, init: Init, part: config.Rotary, head_dim: int):
-        self.part, self.head_dim = part, head_dim
+        self.part, self.dim = part, head_dim if part.dim is None else part.dim
 
-    def __call__(self, query: jax.Array, key: jax.Array, span: Span) -> tuple[jax.Array, jax.Array]:
-        """Query [B T N H] and key [B T K H], turned."""
-        cos, sin = rotary_tables(self.part, self.head_dim, span, query.shape[1])
-        return rotate(query, cos, sin), rotate(key, cos, sin)
+    def __call__(self, x: jax.Array, span: Span) -> jax.Array:
+        """Queries or keys [B T N H], turned."""
+        cos, sin = rotary_tables(self.part, self.dim, span.positions(x.shape[1]), span.lengths)
+        return rotate(x, cos, sin, self.part.interleaved)
+
+    def returned(self, keys: jax.Array, span: Span) -> jax.Array:
+        """Cached keys [B S K H] of rows that this call makes longer than the original length, turned anew.
+
+        LongRoPE gives all positions of such a row other frequencies.
+        """
+        scaling = self.part.scaling
+        if not isinstance(scaling, config.LongScaling):
+            return keys
+        crossing = (span.start <= scaling.original_length) & (span.lengths > scaling.original_length)
+
+        def turn(keys: jax.Array) -> jax.Array:
+            positions = jnp.arange(keys.shape[1], dtype=jnp.int32)[None]
+            (old_cos, old_sin), (cos, sin) = (
+                rotary_tables(self.part, self.dim, positions, lengths) for lengths in (span.start, span.lengths)
+            )  # the difference of two angles, without the rounding of a third
+            both = scaling.attention_factor**2
+            cos, sin = (cos * old_cos + sin * old_sin) / both, (sin * old_cos - cos * old_sin) / both
+            turned = rotate(keys, cos, sin, self.part.interleaved)
+            return jnp.where(crossing[:, None, None, None], turned, keys)
+
+        return jax.lax.cond(crossing.any(), turn, lambda keys: keys, keys)
 
 
-def rotary_tables(part: config.Rotary, head_dim: int, span: Span, tokens: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of the angles at each position, float32 [B T H/2] each."""
+def rotary_tables(
+    part: config.Rotary, dim: int, positions: jax.Array, lengths: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines [B T dim/2], float32, of the angles at positions [B T] of rows of the given lengths [B]."""
     if isinstance(part.scaling, config.DynamicScaling):
-        frequencies = _dynamic(part.scaling, part.theta, head_dim, span.lengths)  # [B H/2]
+        frequencies = _dynamic(part.scaling, part.theta, dim, lengths)  # [B dim/2]
+    elif isinstance(part.scaling, config.LongScaling):
+        short, long = (_long(part, dim, factors) for factors in (part.scaling.short, part.scaling.long))
+        frequencies = jnp.where(lengths[:, None] > part.scaling.original_length, long, short)
     else:
-        frequencies = jnp.asarray(frequencies_of(part, head_dim))[None]  # [1 H/2]
-    angles = span.positions(tokens).astype(jnp.float32)[..., None] * frequencies[:, None]
+        frequencies = jnp.asarray(frequencies_of(part, dim))[None]
+    angles = positions.astype(jnp.float32)[..., None] * frequencies[:, None]
     factor = getattr(part.scaling, "attention_factor", 1.0)
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates the two halves of each head of x [B T N H] against each other by the angles of the tables."""
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool = False) -> jax.Array:
+    """Rotates pairs of the first dimensions of each head of x [B T N H] by the angles of the tables [B T dim/2].
+
+    Pairs are a half of these dimensions apart, or neighbours if `interleaved`.
+    """
+    half = cos.shape[-1]
     cos, sin = cos[:, :, None].astype(x.dtype), sin[:, :, None].astype(x.dtype)
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    if interleaved:
+        first, second = turned[..., ::2], turned[..., 1::2]
+    else:
+        first, second = turned[..., :half], turned[..., half:]
+    pair = first * cos - second * sin, second * cos + first * sin
+    joined = jnp.stack(pair, axis=-1).reshape(turned.shape) if interleaved else jnp.concatenate(pair, axis=-1)
+    return jnp.concatenate([joined, rest], axis=-1)
 
 
 def frequencies_of(part: config.Rotary, dim: int) -> np.ndarray:
-    """Inverse wavelengths after scaling, float32 [H/2]; of dynamic scaling those within the original length."""
+    """Inverse wavelengths after scaling, float32 [dim/2]; of dynamic scaling those within the original length."""
     wavelengths = np.float64(part.theta) ** _exponents(dim).astype(np.float64)
     scale = _SCALINGS.get(type(part.scaling), lambda scaling, wavelengths, part, dim: 1 / wavelengths)
     return scale(part.scaling, wavelengths.astype(np.float32), part, dim).astype(np.float32)
@@ -69,12 +106,18 @@ def _exponents(dim: int) -> np.ndarray:
     return np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
 
 
+def _long(part: config.Rotary, dim: int, factors: tuple[float, ...]) -> np.ndarray:
+    """Frequencies [dim/2], each divided by its factor."""
+    wavelengths = (np.float64(part.theta) ** _exponents(dim).astype(np.float64)).astype(np.float32)
+    return np.float32(1) / (np.asarray(factors, np.float32) * wavelengths)
+
+
 def _linear(scaling: config.LinearScaling, wavelengths: np.ndarray, part: config.Rotary, dim: int) -> np.ndarray:
     return 1 / wavelengths / np.float32(scaling.factor)
 
 
 def _dynamic(scaling: config.DynamicScaling, theta: float, dim: int, lengths: jax.Array) -> jax.Array:
-    """Each row has the base that its own length asks for, [B H/2]."""
+    """Each row has the base that its own length asks for, [B dim/2]."""
     stretch = scaling.factor * lengths.astype(jnp.float32) / scaling.original_length - (scaling.factor - 1)
     base = theta * jnp.maximum(stretch, 1.0) ** (dim / (dim - 2))
     stretched = 1.0 / base[:, None] ** _exponents(dim)

@@ -1,0 +1,74 @@
+"""Layers, and the model that is made of them."""
+
+from dataclasses import dataclass
+
+from jaxllm.config.attention import Attention, LatentAttention
+from jaxllm.config.checks import one_of
+from jaxllm.config.feed_forward import FeedForward, Mixture
+from jaxllm.config.norm import Norm
+from jaxllm.config.position import LearnedPosition
+from jaxllm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Block:
+    """Attention, then feed-forward, each joined to the residual stream x with a norm by `placement`.
+
+    "before": x + f(norm x); "output": x + norm f(x); "around": x + norm f(norm x); "after": norm(x + f(x)).
+    What is added is multiplied by `residual_scale`.
+    """
+
+    norm: Norm
+    attention: Attention | LatentAttention
+    feed_forward: FeedForward | Mixture
+    placement: str = "before"
+    residual_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("Block.placement", self.placement, ("before", "output", "around", "after"))
+
+
+@dataclass(frozen=True)
+class ParallelBlock:
+    """`x + attention(norm x) + feed_forward(norm x)` (Wang & Komatsuzaki 2021), the two norms the same if `shared`."""
+
+    norm: Norm
+    attention: Attention
+    feed_forward: FeedForward | Mixture
+    shared: bool = True
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A causal language model. Layer i is built from `blocks[i % len(blocks)]`.
+
+    `context` is the longest row the model was made for; `eos_token_ids` is empty when nothing ends a text. Token
+    vectors are `table_dim` wide (projected, where that is not the embed_dim), then multiplied by `embed_scale`, then
+    normalised; logits are multiplied by `logit_scale`, then bounded by a tanh to `logit_softcap`.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    num_layers: int
+    blocks: tuple[Block | ParallelBlock, ...]
+    norm: Norm | None
+    context: int
+    tied: bool = False
+    position: LearnedPosition | None = None
+    table_dim: int | None = None
+    embed_scale: float = 1.0
+    embed_norm: Norm | None = None
+    head_bias: bool = False
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    eos_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.vocab_size, self.embed_dim, self.num_layers, self.context, len(self.blocks)) < 1:
+            raise InputError("config: a decoder needs a vocabulary, a width, layers with a block to build, a context")
+        if self.tied and self.head_bias:
+            raise InputError("config: a head that is tied to the embedding has no bias")
+
+    def block(self, layer: int) -> Block | ParallelBlock:
+        """The part that layer number `layer` is built from."""
+        return self.blocks[layer % len(self.blocks)]

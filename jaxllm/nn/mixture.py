@@ -1,0 +1,94 @@
+"""Mixtures of experts: a router, and feed-forward networks that each see the tokens sent to them."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import zeros
+
+from jaxllm import config
+from jaxllm.kernels.grouped import grouped_matmul
+from jaxllm.nn.feed_forward import activation
+from jaxllm.nn.linear import Linear
+from jaxllm.nn.parameter import Init, build, builds
+from jaxllm.sharding import constrain
+
+
+@builds(config.Router)
+class Router(nnx.Module):
+    """The choice of experts for each token; see `config.Router`."""
+
+    def __init__(self, init: Init, part: config.Router, dim: int):
+        self.part = part
+        experts = (("experts", part.experts),)
+        self.map = Linear(init, experts, (("embed", dim),), part.bias)
+        self.correction = init((part.experts,), ("experts",), zeros) if part.correction else None
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Vectors [M D] -> the chosen experts [M k] and their weights [M k], float32 or wider."""
+        logits, part = self.map.wide(x), self.part
+        scores = jax.nn.softmax(logits, axis=-1) if part.score == "softmax" else jax.nn.sigmoid(logits)
+        _, chosen = jax.lax.top_k(self._preference(scores), part.per_token)
+        weights = jnp.take_along_axis(scores, chosen, axis=-1)
+        if part.normalize:
+            weights = weights / (weights.sum(axis=-1, keepdims=True) + 1e-20)
+        return chosen, weights * part.scale
+
+    def _preference(self, scores: jax.Array) -> jax.Array:
+        """The scores that the choice goes by: corrected, and lowest outside of the best groups."""
+        part = self.part
+        if self.correction is not None:
+            scores = scores + self.correction[...]
+        if part.groups == 1:
+            return scores
+        groups = scores.reshape(len(scores), part.groups, -1)
+        worth = jax.lax.top_k(groups, min(2, groups.shape[-1]))[0].sum(axis=-1)  # of a group: its two best
+        _, kept = jax.lax.top_k(worth, part.kept_groups)
+        mask = (jnp.arange(part.groups) == kept[..., None]).any(axis=1)
+        return jnp.where(mask[..., None], groups, -jnp.inf).reshape(scores.shape)
+
+
+@builds(config.Mixture)
+class Mixture(nnx.Module):
+    """Shazeer et al. 2017: a token's output is the weighted sum of its experts', besides that of the shared one."""
+
+    def __init__(self, init: Init, part: config.Mixture, dim: int):
+        self.router = build(init, part.router, dim)
+        self.experts = Experts(init, part.expert, part.router.experts, dim)
+        self.shared = build(init, part.shared, dim)
+        self.shared_gate = Linear(init, (("gate", 1),), (("embed", dim),)) if part.shared_gate else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B T D] -> [B T D]."""
+        tokens = x.reshape(-1, x.shape[-1])
+        out = self.experts(tokens, *self.router(tokens)).reshape(x.shape)
+        if self.shared is None:
+            return out
+        shared = self.shared(x)
+        return out + (shared if self.shared_gate is None else jax.nn.sigmoid(self.shared_gate(x)) * shared)
+
+
+class Experts(nnx.Module):
+    """E feed-forward networks with stacked weights, [E F D] and [E D F]."""
+
+    def __init__(self, init: Init, part: config.FeedForward, experts: int, dim: int):
+        self.activate, self.count = activation(part), experts
+        stack, embed, hidden = (("experts", experts),), (("embed", dim),), (("hidden", part.hidden),)
+        self.gate = Linear(init, stack + hidden, embed, part.bias) if part.gated else None
+        self.up = Linear(init, stack + hidden, embed, part.bias)
+        self.down = Linear(init, stack + embed, hidden, part.bias)
+
+    def __call__(self, x: jax.Array, chosen: jax.Array, weights: jax.Array) -> jax.Array:
+        """Vectors [M D], their experts [M k] and weights [M k] -> sums [M D]; each row meets its experts alone."""
+        expert = chosen.reshape(-1)
+        order = jnp.argsort(expert)  # all rows of the first expert, then of the second, ...
+        rows, expert = x[order // chosen.shape[1]], expert[order]
+        sizes = jnp.bincount(expert, length=self.count)
+
+        def apply(map_: Linear, rows: jax.Array) -> jax.Array:
+            y = grouped_matmul(rows, map_.weight[...], sizes)
+            return (y if map_.bias is None else y + map_.bias[...][expert]).astype(x.dtype)
+
+        hidden = self.activate(None if self.gate is None else apply(self.gate, rows), apply(self.up, rows))
+        out = apply(self.down, constrain(hidden, "tokens", "hidden"))
+        out = out[jnp.argsort(order)].reshape(*chosen.shape, -1)
+        return jnp.einsum("mkd,mk->md", out, weights).astype(x.dtype)
