@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from conversion.source import open_source
+from jaxllm.cli import main
 from jaxllm.errors import InputError
 
 torch = pytest.importorskip("torch")
@@ -210,15 +212,18 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_malformed(tmp_path, monkeypatch, case):
+def test_malformed(tmp_path, monkeypatch, capsys, case):
+    """One line, exit code 2, nothing written and nothing executed."""
     make, message = CASES[case]
-    monkeypatch.chdir(tmp_path)
-    make(tmp_path)
-    with pytest.raises(InputError, match=message) as caught:
-        open_source(tmp_path)
-    assert str(caught.value).startswith(str(tmp_path))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "executed").exists()
+    (source := tmp_path / "source").mkdir()
+    monkeypatch.chdir(source)
+    make(source)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["convert", str(source), str(tmp_path / "native")]) == 2
+    said = capsys.readouterr()
+    assert re.match(rf"jaxllm: {re.escape(str(source))}.*{message}.*\n$", said.err), said.err
+    assert not said.out
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_good_ones_are_good(tmp_path):
