@@ -1,6 +1,7 @@
 """What the readers of checkpoint files share."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ class Tensor:
     dtype: np.dtype
     read: Callable[[], np.ndarray]
     file: Path
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:
@@ -98,3 +104,20 @@ def same_bytes(a: Tensor, b: Tensor) -> bool:
     if x.ctypes.data == y.ctypes.data:  # one storage under two names
         return True
     return np.array_equal(x[:4096], y[:4096]) and np.array_equal(x, y)
+
+
+def map_array(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """An array that begins at `offset` of a file, memory-mapped and read-only.
+
+    Raises:
+        InputError: the file does not have it any more.
+    """
+    count = math.prod(shape)
+    if count == 0:
+        return np.empty(shape, dtype)
+    try:
+        data = np.memmap(path, np.uint8, "r", offset, (count * dtype.itemsize,))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: changed or removed since it was opened: {one_line(error)}") from None
+    # Writers align the data, but need not; only then is a copy made.
+    return np.require(data.view(np.ndarray).view(dtype).reshape(shape), requirements="A")

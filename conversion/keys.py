@@ -18,12 +18,14 @@ HARMLESS = {
     "dtype of the file, which the tensors state themselves": "torch_dtype dtype use_bfloat16",
     "training only": "router_aux_loss_coef router_jitter_noise input_jitter_noise output_router_logits "
     "initializer_range attention_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop "
+    "attention_probs_dropout_prob hidden_dropout_prob resid_dropout embed_dropout "
+    "residual_dropout embedding_dropout dropout activation_dropout init_std "
     "layerdrop gradient_checkpointing tie_weights_keys classifier_dropout summary_type summary_use_proj "
     "summary_activation summary_proj_to_labels summary_first_dropout n_special predict_special_tokens",
     "how PyTorch computes, not what": "use_cache pretraining_tp reorder_and_upcast_attn attn_implementation "
     "_attn_implementation _attn_implementation_autoset _flash_attn_2_enabled torchscript return_dict "
     "return_dict_in_generate output_attentions output_hidden_states output_scores chunk_size_feed_forward "
-    "tf_legacy_loss output_past",
+    "tf_legacy_loss output_past cache_implementation",
     "repeats of the context's length": "n_ctx max_sequence_length",
     "token ids that decoding does not use": "bos_token_id pad_token_id sep_token_id decoder_start_token_id "
     "unk_token_id prefix mask_token_id",
@@ -48,6 +50,7 @@ NEUTRAL = {
 }
 
 _REQUIRED = object()
+_LARGE = 1e15  # an int beyond what a float holds would be below infinity
 
 
 class Keys:
@@ -66,6 +69,10 @@ class Keys:
             raise InputError(f"{self._where}: {name} cannot be {_short(value)}")
         return value
 
+    def peek(self, name: str) -> Any:
+        """The value of a key that somebody else takes; None where it is not there."""
+        return self._left.get(name)
+
     def size(self, name: str, default: Any = _REQUIRED, most: int = 1 << 31) -> int:
         """A positive whole number; null stands for the default."""
         value = self.take(name, default)
@@ -81,10 +88,10 @@ class Keys:
         return self.size(name, default)
 
     def number(self, name: str, default: Any = _REQUIRED) -> float:
-        """A positive finite number; null stands for the default."""
+        """A positive number, small enough to be multiplied; null stands for the default."""
         value = self.take(name, default)
         value = default if value is None else value
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _LARGE:
             raise InputError(f"{self._where}: {name} must be a positive number, not {_short(value)}")
         return value
 
@@ -117,9 +124,9 @@ class Keys:
             raise InputError(f"{self._where}: {name}={_short(value)} is not supported")
 
     def numbers(self, name: str) -> list[float]:
-        """A list of positive finite numbers."""
+        """A list of positive numbers, small enough to be multiplied."""
         values = self.take(name, kinds=(list,))
-        if any(not isinstance(v, int | float) or isinstance(v, bool) or not 0 < v < float("inf") for v in values):
+        if any(not isinstance(v, int | float) or isinstance(v, bool) or not 0 < v < _LARGE for v in values):
             raise InputError(f"{self._where}: {name} must be positive numbers, not {_short(values)}")
         return values
 
@@ -131,6 +138,13 @@ class Keys:
             raise InputError(f"{self._where}: {name} has {len(values)} values for {count} layers")
         if wrong := [value for value in values if value not in options]:
             raise InputError(f"{self._where}: {name}: {_short(wrong[0])} is not supported; known: {', '.join(options)}")
+        return values
+
+    def indices(self, name: str) -> Sequence[int]:
+        """The numbers of some layers, from 0; null for none."""
+        values = self.take(name, None, (list, type(None))) or []
+        if any(not isinstance(value, int) or isinstance(value, bool) or value < 0 for value in values):
+            raise InputError(f"{self._where}: {name} must be numbers of layers, not {_short(values)}")
         return values
 
     def token_ids(self, name: str, default: int | None) -> tuple[int, ...]:

@@ -98,10 +98,10 @@ def _check_alike(shards: Shards) -> None:
 def _rows(params: Params, shards: Shards) -> list[Row]:
     """The rows of the table for every layer: all of them there, and nothing besides."""
     names = shards[0].keys()
-    optional = "output.weight" if params.flag("tied_embeddings") else None
+    optional = "output.weight" if params.tied else None
     rows = [row for row in TABLE if row.own in names or row.own != optional]
     _check_present(rows, shards)
-    for i in range(params.size("n_layers")):
+    for i in range(params.layers):
         layer = [row._replace(name=row.name.format(i=i), own=row.own.format(i=i)) for row in LAYER_TABLE]
         _check_present(layer, shards)  # one by one: a params.json may claim any number of layers
         rows += layer
@@ -131,7 +131,7 @@ def _is_tied(params: Params, shards: Shards) -> bool:
     if "output.weight" not in shards[0]:
         return True
     tied = all(same_bytes(shard["tok_embeddings.weight"], shard["output.weight"]) for shard in shards)
-    if params.flag("tied_embeddings") and not tied:
+    if params.tied and not tied:
         raise InputError(f"{params.file}: 'tied_embeddings' is true, but 'output.weight' is not the embedding")
     return tied
 

@@ -8,10 +8,10 @@ leave unsaid is filled in as the authors' code does, or as their own Hugging Fac
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as shown  # short, however long or deep
 from typing import Any
 
-from conversion.files import read_json
+from conversion.files import first, read_json
+from conversion.keys import Keys
 from jaxllm.errors import InputError
 
 META_KEYS = {
@@ -36,40 +36,26 @@ LLAMA3_VOCABULARY = 128256
 
 @dataclass(frozen=True)
 class Params:
-    """A params.json: `layout` is "mistral" or "meta", `values` the keys that say something.
-
-    The methods read a key as what it should be, and raise an InputError that names it if it is anything else.
-    """
+    """A params.json: `layout` is "mistral" or "meta", `values` the keys that say something."""
 
     file: Path
     layout: str
     values: dict[str, Any]
 
-    def size(self, key: str, default: int | None = None) -> int:
-        """A positive integer."""
-        value = self.values.get(key, default)
-        if type(value) is not int or not 0 < value < 2**31:
-            raise self.error(key, "a positive integer")
-        return value
+    @property
+    def keys(self) -> Keys:
+        """The values, each to be read as what it should be."""
+        return Keys(self.values, str(self.file))
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """A positive number, small enough to be multiplied."""
-        value = self.values.get(key, default)
-        if type(value) not in (int, float) or not 0 < value < 1e15:
-            raise self.error(key, "a positive number")
-        return float(value)
+    @property
+    def layers(self) -> int:
+        """How many layers there are."""
+        return self.keys.size("n_layers")
 
-    def flag(self, key: str) -> bool:
-        """True or false; false when absent."""
-        value = self.values.get(key, False)
-        if type(value) is not bool:
-            raise self.error(key, "true or false")
-        return value
-
-    def error(self, key: str, wanted: str) -> InputError:
-        """What to raise where a key is not what is `wanted`."""
-        value = shown(self.values[key]) if key in self.values else "missing"
-        return InputError(f"{self.file}: {key!r} is {value}, wanted {wanted}")
+    @property
+    def tied(self) -> bool:
+        """Whether the file says, as Mistral's do, that the output matrix is the embedding."""
+        return self.keys.flag("tied_embeddings", False)
 
 
 def read_params(file: Path) -> Params:
@@ -92,12 +78,11 @@ def read_params(file: Path) -> Params:
 
 
 def _refuse_unknown(params: Params, known: set[str]) -> None:
-    for key, value in params.values.items():
-        if key in NEUTRAL:
-            if type(value) is not type(NEUTRAL[key]) or value != NEUTRAL[key]:
-                raise params.error(key, repr(NEUTRAL[key]))
-        elif key not in known and key not in HARMLESS:
-            raise InputError(f"{params.file}: {key!r} may change the mathematics and is not handled")
+    keys = params.keys
+    for key, value in NEUTRAL.items():
+        keys.neutral(key, (value,))
+    if unknown := params.values.keys() - known - HARMLESS.keys() - NEUTRAL.keys():
+        raise InputError(f"{params.file}: {first(unknown)} may change the mathematics and is not handled")
 
 
 def to_config(params: Params, vocabulary: int | None, tied: bool) -> dict[str, Any]:
@@ -113,28 +98,29 @@ def to_config(params: Params, vocabulary: int | None, tied: bool) -> dict[str, A
 
 
 def _shared(params: Params, vocabulary: int | None) -> dict[str, Any]:
-    dim, heads = params.size("dim"), params.size("n_heads")
-    kv_heads = params.size("n_kv_heads", heads)
-    head_dim = params.size("head_dim", dim // heads or None)
+    keys = params.keys
+    dim, heads = keys.size("dim"), keys.size("n_heads")
+    kv_heads = keys.size("n_kv_heads", heads)
+    head_dim = keys.size("head_dim", dim // heads or None)
     if heads % kv_heads or head_dim % 2:
         raise InputError(f"{params.file}: {heads} heads of size {head_dim} on {kv_heads} key-value heads do not divide")
     counted = vocabulary is not None and params.values.get("vocab_size", -1) == -1  # Meta's "as the tokenizer has"
     return {
         "hidden_size": dim,
-        "num_hidden_layers": params.size("n_layers"),
+        "num_hidden_layers": keys.size("n_layers"),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
         "hidden_act": "silu",
-        "rms_norm_eps": params.number("norm_eps"),
-        "vocab_size": vocabulary if counted else params.size("vocab_size"),
+        "rms_norm_eps": keys.number("norm_eps"),
+        "vocab_size": vocabulary if counted else keys.size("vocab_size"),
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
 
 
 def _mistral(params: Params, vocabulary: int | None) -> dict[str, Any]:
-    config = _shared(params, vocabulary)
+    config, keys = _shared(params, vocabulary), params.keys
     window = _window(params)
     # mistral-inference's default: the first model had a window and no rope_theta, the later ones neither.
     theta = 1_000_000.0 if window is None else 10_000.0
@@ -145,11 +131,11 @@ def _mistral(params: Params, vocabulary: int | None) -> dict[str, Any]:
     return config | {
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
-        "intermediate_size": params.size("hidden_dim"),
-        "rope_theta": params.number("rope_theta", theta),
+        "intermediate_size": keys.size("hidden_dim"),
+        "rope_theta": keys.number("rope_theta", theta),
         "sliding_window": window,
-        "max_position_embeddings": params.size(key, length),
-        "tie_word_embeddings": params.flag("tied_embeddings"),
+        "max_position_embeddings": keys.size(key, length),
+        "tie_word_embeddings": params.tied,
     }
 
 
@@ -157,13 +143,13 @@ def _window(params: Params) -> int | None:
     window = params.values.get("sliding_window")
     if isinstance(window, str) and re.fullmatch("[1-9][0-9]{0,8}", window):
         return int(window)  # written so in some published files
-    return None if window is None else params.size("sliding_window")
+    return None if window is None else params.keys.size("sliding_window")
 
 
 def _meta(params: Params, vocabulary: int | None, tied: bool) -> dict[str, Any]:
-    config = _shared(params, vocabulary)
-    if params.size("dim") % params.size("n_heads"):
-        raise params.error("dim", f"a multiple of n_heads, {params.size('n_heads')}")
+    config, keys = _shared(params, vocabulary), params.keys
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise InputError(f"{params.file}: dim={config['hidden_size']} is not a multiple of n_heads")
     if config["vocab_size"] == LLAMA3_VOCABULARY:
         # <|end_of_text|>, <|eom_id|> and <|eot_id|>: only the instructed models emit the latter two, and params.json
         # does not tell which a model is.
@@ -172,44 +158,47 @@ def _meta(params: Params, vocabulary: int | None, tied: bool) -> dict[str, Any]:
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "intermediate_size": _meta_hidden(params),
-        "rope_theta": params.number("rope_theta", 10_000.0),  # Llama 1 and 2 have it in their code only
-        "max_position_embeddings": params.size("max_seq_len", _meta_length(params, config["vocab_size"])),
+        "rope_theta": keys.number("rope_theta", 10_000.0),  # Llama 1 and 2 have it in their code only
+        "max_position_embeddings": keys.size("max_seq_len", _meta_length(params, config["vocab_size"])),
         "tie_word_embeddings": tied,
         "attention_bias": False,
         "mlp_bias": False,
     }
-    return config | ({"rope_scaling": _meta_scaling(params, tied)} if params.flag("use_scaled_rope") else {})
+    return config | ({"rope_scaling": _meta_scaling(params, tied)} if keys.flag("use_scaled_rope", False) else {})
 
 
 def _meta_hidden(params: Params) -> int:
     """The size of the feed-forward's hidden layer, as `FeedForward.__init__` has it."""
-    hidden = int(2 * (4 * params.size("dim")) / 3)
+    keys = params.keys
+    hidden = int(2 * (4 * keys.size("dim")) / 3)
     if "ffn_dim_multiplier" in params.values:
-        hidden = int(params.number("ffn_dim_multiplier") * hidden)
-    multiple = params.size("multiple_of", 256)
+        hidden = int(keys.number("ffn_dim_multiplier") * hidden)
+    multiple = keys.size("multiple_of", 256)
     return multiple * ((hidden + multiple - 1) // multiple)
 
 
 def _meta_length(params: Params, vocabulary: int) -> int:
     """The context length, which no published params.json has, told from what sets the models apart."""
-    if params.flag("use_scaled_rope"):
+    keys = params.keys
+    if keys.flag("use_scaled_rope", False):
         return 131_072  # Llama 3.1 and later
     if vocabulary == LLAMA3_VOCABULARY:
         return 8192  # Llama 3
-    if params.number("rope_theta", 10_000.0) > 10_000.0:
+    if keys.number("rope_theta", 10_000.0) > 10_000.0:
         return 16_384  # Code Llama
-    first_65b = params.size("dim") == 8192 and "n_kv_heads" not in params.values
+    first_65b = keys.size("dim") == 8192 and "n_kv_heads" not in params.values
     # Llama 1 has an epsilon of 1e-6, but for its 65B, whose 1e-5 is Llama 2's.
-    return 2048 if params.number("norm_eps") < 1e-5 or first_65b else 4096
+    return 2048 if keys.number("norm_eps") < 1e-5 or first_65b else 4096
 
 
 def _meta_scaling(params: Params, tied: bool) -> dict[str, Any]:
+    keys = params.keys
     # Llama 3.1 scales by 8, Llama 3.2 by 32, and their params.json do not differ in it; 3.2's text models are the only
     # ones with tied embeddings, the mark by which Transformers' convert_llama_weights_to_hf.py sets both.
     return {
         "rope_type": "llama3",
-        "factor": params.number("rope_scaling_factor", 32.0 if tied else 8.0),
+        "factor": keys.number("rope_scaling_factor", 32.0 if tied else 8.0),
         "low_freq_factor": 1.0,
-        "high_freq_factor": params.number("rope_high_freq_factor", 4.0),
+        "high_freq_factor": keys.number("rope_high_freq_factor", 4.0),
         "original_max_position_embeddings": 8192,
     }

@@ -7,7 +7,9 @@ end of the file. The `safetensors` package copies every array when it hands out 
 this reader; its checks are those of the package's own (`Metadata::validate` in safetensors/src/tensor.rs).
 """
 
+import json
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from reprlib import repr as shown  # short, however long or deep
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from conversion.files import Tensor, one_line, parse_object, require_file
+from conversion.files import Tensor, map_array, one_line, parse_object, require_file
 from jaxllm.errors import InputError
 
 MAX_HEADER_BYTES = 100_000_000  # the package's own limit
@@ -46,6 +48,9 @@ DTYPES = {
 }
 
 
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
 class _Entry(NamedTuple):
     begin: int
     end: int
@@ -65,9 +70,30 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     ordered = dict(sorted(entries.items(), key=lambda item: item[1][:2]))
     _check_layout(path, ordered, size - start)
     return {
-        name: Tensor(e.shape, e.dtype, partial(_map, path, start + e.begin, e.dtype, e.shape), path)
+        name: Tensor(e.shape, e.dtype, partial(map_array, path, start + e.begin, e.dtype, e.shape), path)
         for name, e in ordered.items()
     }
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], advance: Callable[[int], None]) -> None:
+    """Writes one file, reading a tensor at a time; `advance` is told the bytes of each. Wider dtypes come first.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)  # so that each is aligned
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
+            advance(tensor.nbytes)
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
@@ -128,15 +154,3 @@ def _check_layout(path: Path, ordered: dict[str, _Entry], data_bytes: int) -> No
         position = entry.end
     if position != data_bytes:
         raise InputError(f"{path}: {data_bytes - position} bytes after the last tensor belong to none")
-
-
-def _map(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    count = math.prod(shape)
-    if count == 0:
-        return np.empty(shape, dtype)
-    try:
-        data = np.memmap(path, np.uint8, "r", offset, (count * dtype.itemsize,))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: changed or removed since it was opened: {one_line(error)}") from None
-    # Writers pad the header so that data are aligned, but need not; only then is a copy made.
-    return np.require(data.view(np.ndarray).view(dtype).reshape(shape), requirements="A")

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader, TokenType
+from gguf import TokenType
 
 from jaxllm.errors import InputError
 from jaxllm.text.files import Settings, library_errors
+from jaxllm.text.gguf_header import Header, read_header
 
 SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
 _NAMES = {
@@ -39,9 +40,8 @@ class Metadata:
         types: a `TokenType` for each.
     """
 
-    def __init__(self, path: Path):
-        with library_errors(f"{path}: not a whole GGUF file"):
-            self._fields = GGUFReader(path).fields
+    def __init__(self, path: Path, header: Header | None = None):
+        self._values = (header or read_header(path)).values
         with library_errors(path):
             self.model: str = self.get("model", str, "")
             self.tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(self.array("tokens", str))]
@@ -51,8 +51,7 @@ class Metadata:
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
         """The value of a key, `default` where there is none."""
-        field = self._fields.get(key if key.startswith("tokenizer.") else f"tokenizer.ggml.{key}")
-        value = default if field is None else field.contents()
+        value = self._values.get(key if key.startswith("tokenizer.") else f"tokenizer.ggml.{key}", default)
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{key} is {str(value)[:80]!r}, not of type {kind.__name__}")
         return value

@@ -45,11 +45,11 @@ def _find(directory: Path) -> Path | None:
             return file
     if all((directory / name).is_file() for name in ("vocab.json", "merges.txt")):
         return directory / "vocab.json"
-    return _only_gguf(directory)
+    return only_gguf(directory)
 
 
-def _only_gguf(directory: Path) -> Path | None:
-    """The directory's GGUF file; of one cut into shards the first, which has the vocabulary."""
+def only_gguf(directory: Path) -> Path | None:
+    """The directory's GGUF file; of one cut into shards the first, which has the vocabulary. InputError if several."""
     later_shard = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
     files = [file for file in sorted(directory.glob("*.gguf")) if not later_shard.search(file.name)]
     if len(files) > 1:

@@ -1,0 +1,184 @@
+"""Hugging Face's config for each architecture of GGUF: a row says what its keys are called, and what goes unsaid.
+
+What a file does not say is as in llama.cpp's src/models/, or where that approximates (it has one GELU), as in the
+published config.json.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from conversion.gguf import names, particulars
+from conversion.gguf.metadata import Model
+from conversion.gguf.rope import rope
+
+COMMON = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "intermediate_size": "hidden",
+    "max_position_embeddings": "context",
+}
+HEADED = COMMON | {"head_dim": "head_dim"}
+SILU = {"hidden_act": "silu"}
+RMS = {"rms_norm_eps": "attention.layer_norm_rms_epsilon"}
+LAYER_NORM = "attention.layer_norm_epsilon"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture: Hugging Face's `model_type` and class, and the rows of its tensors.
+
+    `sizes` and `numbers` map keys of the config to sizes and to keys of the metadata; `fixed` are keys with their
+    values; `theta` and `partial` are the names of two rotary keys, `theta` None where there is none; `more` adds what
+    depends on the file. Sizes that no key tells must be the usual ones, except those that `more` looks `at`.
+    """
+
+    model_type: str
+    class_name: str
+    rows: tuple[names.Row, ...]
+    sizes: Mapping[str, str]
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    theta: str | None = "rope_theta"
+    partial: str | None = None
+    more: Callable[[Model], dict[str, Any]] = lambda model: {}
+    at: tuple[str, ...] = ()
+
+    def config(self, model: Model) -> dict[str, Any]:
+        """The config, every key of the metadata accounted for."""
+        self._check_usual(model)
+        config = {
+            "architectures": [self.class_name],
+            "model_type": self.model_type,
+            "vocab_size": model.sizes["vocab"],
+            **{key: model.sizes[size] for key, size in self.sizes.items()},
+            **{key: model.number(name) for key, name in self.numbers.items()},
+            **self.fixed,
+        }
+        if self.theta:
+            config |= rope(model, self.theta, self.partial)
+        config |= self.more(model)
+        model.finish()
+        return config
+
+    def _check_usual(self, model: Model) -> None:
+        sizes = model.sizes
+        usual = {"kv_heads": sizes["heads"], "head_dim": sizes["dim"] // sizes["heads"], "hidden": 4 * sizes["dim"]}
+        usual |= {"experts": 0} | ({} if self.theta else {"rope_dim": sizes["head_dim"]})
+        for size, value in usual.items():
+            if size not in self.sizes.values() and size not in self.at and sizes[size] != value:
+                raise model.error(f"its {size} is {sizes[size]}, but {value} in a {model.architecture} model")
+
+
+GELU_TANH = {"hidden_act": "gelu_pytorch_tanh"}
+GEMMA_GELU = {"hidden_activation": "gelu_pytorch_tanh"}
+FALCON = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "max_position_embeddings": "context",
+}
+FALCON_FIXED = {"activation": "gelu", "parallel_attn": True, "bias": False, "alibi": False}
+GPT2 = {"n_embd": "dim", "n_layer": "layers", "n_head": "heads", "n_inner": "hidden", "n_positions": "context"}
+MPT = {"d_model": "dim", "n_layers": "layers", "n_heads": "heads", "max_seq_len": "context"}
+BLOOM = {"hidden_size": "dim", "n_layer": "layers", "n_head": "heads", "seq_length": "context"}
+NEOX = {key: size for key, size in COMMON.items() if size != "kv_heads"}
+MIXTRAL = HEADED | {"num_local_experts": "experts"}
+EXPERTS = {"num_experts": "experts"}
+EPSILON = {"layer_norm_epsilon": LAYER_NORM}
+EPS = {"layer_norm_eps": LAYER_NORM}
+
+
+FAMILIES = {
+    "llama": Family("llama", "LlamaForCausalLM", names.LLAMA, HEADED, RMS, SILU, more=particulars.llama),
+    "llama of experts": Family(
+        "mixtral", "MixtralForCausalLM", names.MIXTRAL, MIXTRAL, RMS, SILU, more=particulars.mixtral
+    ),
+    "granite": Family("granite", "GraniteForCausalLM", names.LLAMA, COMMON, RMS, SILU, more=particulars.granite),
+    "olmo": Family("olmo", "OlmoForCausalLM", names.OLMO, COMMON, {}, SILU, more=particulars.olmo),
+    "olmo2": Family("olmo2", "Olmo2ForCausalLM", names.OLMO2, COMMON, RMS, SILU),
+    "command-r": Family(
+        "cohere",
+        "CohereForCausalLM",
+        names.COHERE,
+        COMMON,
+        EPS | {"logit_scale": "logit_scale"},
+        SILU,
+        more=particulars.cohere,
+    ),
+    "qwen2": Family("qwen2", "Qwen2ForCausalLM", names.QWEN2, COMMON, RMS, SILU),
+    "qwen2moe": Family(
+        "qwen2_moe", "Qwen2MoeForCausalLM", names.QWEN2_MOE, COMMON | EXPERTS, RMS, SILU, more=particulars.qwen2_moe
+    ),
+    "qwen3": Family("qwen3", "Qwen3ForCausalLM", names.QWEN3, HEADED, RMS, SILU),
+    "qwen3moe": Family(
+        "qwen3_moe", "Qwen3MoeForCausalLM", names.QWEN3_MOE, HEADED | EXPERTS, RMS, SILU, more=particulars.qwen3_moe
+    ),
+    "gemma": Family("gemma", "GemmaForCausalLM", names.GEMMA, HEADED, RMS, GELU_TANH | GEMMA_GELU),
+    "gemma2": Family("gemma2", "Gemma2ForCausalLM", names.GEMMA2, HEADED, RMS, GEMMA_GELU, more=particulars.gemma2),
+    "gemma3": Family(
+        "gemma3_text", "Gemma3ForCausalLM", names.GEMMA3, HEADED, RMS, GEMMA_GELU, more=particulars.gemma3
+    ),
+    "phi2": Family(
+        "phi", "PhiForCausalLM", names.PHI, COMMON, EPS, {"hidden_act": "gelu_new"}, partial="partial_rotary_factor"
+    ),
+    "phi3": Family(
+        "phi3", "Phi3ForCausalLM", names.PHI3, COMMON, RMS, SILU, partial="partial_rotary_factor", more=particulars.phi3
+    ),
+    "stablelm": Family(
+        *("stablelm", "StableLmForCausalLM", names.STABLELM, COMMON, EPS, SILU),
+        partial="partial_rotary_factor",
+        more=particulars.stablelm,
+    ),
+    "starcoder2": Family(
+        *("starcoder2", "Starcoder2ForCausalLM", names.STARCODER2, COMMON),
+        numbers={"norm_epsilon": LAYER_NORM},
+        fixed=GELU_TANH,
+        more=particulars.starcoder2,
+    ),
+    "gptneox": Family(
+        *("gpt_neox", "GPTNeoXForCausalLM", names.GPT_NEOX, NEOX, EPS),
+        theta="rotary_emb_base",
+        partial="rotary_pct",
+        more=particulars.gpt_neox,
+    ),
+    "falcon": Family(
+        *("falcon", "FalconForCausalLM", names.FALCON, FALCON, EPSILON),
+        fixed=FALCON_FIXED | {"new_decoder_architecture": False, "multi_query": True},
+        more=particulars.falcon_7b,
+        at=("kv_heads",),
+    ),
+    "falcon with two norms": Family(
+        *("falcon", "FalconForCausalLM", names.FALCON_40B, FALCON | {"num_kv_heads": "kv_heads"}, EPSILON),
+        fixed=FALCON_FIXED | {"new_decoder_architecture": True},
+    ),
+    "gpt2": Family(
+        *("gpt2", "GPT2LMHeadModel", names.GPT2, GPT2, EPSILON),
+        fixed={"activation_function": "gelu_new"},
+        theta=None,
+    ),
+    "starcoder": Family(
+        *("gpt_bigcode", "GPTBigCodeForCausalLM", names.GPT_BIGCODE, GPT2, EPSILON),
+        fixed={"activation_function": "gelu_pytorch_tanh"},
+        theta=None,
+        more=particulars.bigcode,
+        at=("kv_heads",),
+    ),
+    "bloom": Family("bloom", "BloomForCausalLM", names.BLOOM, BLOOM, EPSILON, theta=None),
+    "mpt": Family("mpt", "MptForCausalLM", names.MPT, MPT, EPSILON, theta=None, more=particulars.mpt, at=("hidden",)),
+}
+
+
+KNOWN = tuple(name for name in FAMILIES if " " not in name)  # GGUF's own names
+
+
+def family_of(model: Model) -> Family:
+    """The row of a model's architecture, which is one of `KNOWN`."""
+    name = model.architecture
+    if name == "llama" and model.sizes["experts"]:
+        name = "llama of experts"  # Mixtral
+    if name == "falcon" and model.has("blk.0.attn_norm_2.weight"):
+        name = "falcon with two norms"  # the 40B and its kin
+    return FAMILIES[name]

@@ -1,0 +1,139 @@
+"""The metadata of a GGUF file, read so that nothing in it goes unnoticed, and what all architectures read alike.
+
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and `gguf.constants.Keys`; defaults: `load_hparams` in
+llama.cpp's src/llama-model.cpp.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conversion.gguf.reader import Stored
+from conversion.keys import Keys
+from jaxllm.errors import InputError
+from jaxllm.text.files import library_errors
+from jaxllm.text.gguf_header import Header
+from jaxllm.text.gguf_metadata import Metadata
+
+# Keys without effect on the logits, by how they begin.
+HARMLESS = {
+    "general.": "names, authors, licences, the kind of quantisation; its architecture and type are read",
+    "tokenizer.": "the vocabulary, which the tokenizer reads, and the special tokens",
+    "split.": "how the tensors are spread over files, which the reader checks",
+    "quantize.": "how the importance of weights was measured",
+    "mradermacher.": "who quantised it, and when",
+}
+# Keys of an architecture with the only values under which they change nothing.
+NEUTRAL = {
+    "attention.causal": (True,),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "expert_used_count": (0,),
+    "leading_dense_block_count": (0,),
+    "pooling_type": (0,),
+    "rope.scaling.finetuned": (False, True),
+    "tensor_data_layout": ("Meta AI original pth", "jploski"),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a file says of its model: keys yet to be taken, the sizes that all have, and the tensors."""
+
+    header: Header
+    architecture: str
+    keys: Keys
+    sizes: dict[str, int]
+    tensors: Mapping[str, Stored]
+
+    def key(self, name: str) -> str:
+        """The full name of a key of this architecture."""
+        return f"{self.architecture}.{name}"
+
+    def size(self, name: str, *default: Any) -> int:
+        """A positive whole number of this architecture."""
+        return self.keys.size(self.key(name), *default)
+
+    def number(self, name: str, *default: Any) -> float:
+        """A positive number of this architecture."""
+        return self.keys.number(self.key(name), *default)
+
+    def number_or_none(self, name: str) -> float | None:
+        """A positive number, or None where the file has none."""
+        return self.number(name) if self.key(name) in self.header.values else None
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        return self.keys.flag(self.key(name), default)
+
+    def has(self, name: str) -> bool:
+        """Whether the file has a tensor."""
+        return name in self.tensors
+
+    def error(self, problem: str) -> InputError:
+        """What to raise: one line that names the file."""
+        return InputError(f"{self.header.file}: {problem}")
+
+    def finish(self) -> None:
+        """Refuses every key that nobody has taken, unless it changes nothing."""
+        for name, values in NEUTRAL.items():
+            self.keys.neutral(self.key(name), values)
+        self.keys.finish()
+
+
+def read_model(header: Header, tensors: Mapping[str, Stored], known: Sequence[str]) -> Model:
+    """The model of a file, of one of the known architectures, its sizes read.
+
+    Raises:
+        InputError: a key is missing or of no sense, or the file is none of a model.
+    """
+    general = Keys(header.values, str(header.file))
+    for key, values in (("general.type", ("model",)), ("general.quantization_version", (2,))):
+        general.neutral(key, values)
+    architecture = general.take("general.architecture", kinds=(str,))
+    if architecture not in known:
+        problem = f"general.architecture {architecture[:40]!r} is not supported; known: {', '.join(known)}"
+        raise InputError(f"{header.file}: {problem}")
+    left = {key: value for key, value in header.values.items() if not key.startswith(tuple(HARMLESS))}
+    model = Model(header, architecture, Keys(left, str(header.file)), {}, tensors)
+    model.sizes.update(_sizes(model))
+    return model
+
+
+def _sizes(model: Model) -> dict[str, int]:
+    embedding = model.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise model.error("tensor token_embd.weight: missing, or not a matrix")
+    vocabulary, dim, heads = embedding.shape[0], model.size("embedding_length"), model.size("attention.head_count")
+    if model.size("vocab_size", vocabulary) != vocabulary:
+        raise model.error(f"{model.key('vocab_size')} is not {vocabulary}, the rows of token_embd.weight")
+    head_dim = model.size("attention.key_length", dim // heads or 1)
+    if model.size("attention.value_length", head_dim) != head_dim:
+        raise model.error(f"{model.key('attention.value_length')} is not attention.key_length, {head_dim}")
+    return {
+        "vocab": vocabulary,
+        "dim": dim,
+        "layers": model.keys.size(model.key("block_count"), most=4096),
+        "context": model.size("context_length"),
+        "hidden": model.size("feed_forward_length"),
+        "heads": heads,
+        "kv_heads": model.size("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "rope_dim": model.size("rope.dimension_count", head_dim),
+        "experts": model.keys.take(model.key("expert_count"), 0, (int,)),
+    }
+
+
+def token_ids(header: Header) -> dict[str, Any]:
+    """The keys of a config that say what begins a text and what ends it."""
+    keys = Keys(header.values, str(header.file))
+    begins, *ends = (keys.token_ids(f"tokenizer.ggml.{name}_token_id", None) for name in ("bos", "eos", "eot", "eom"))
+    ids = [token_id for given in ends for token_id in given]
+    if "tokenizer.ggml.tokens" in header.values:
+        with library_errors(header.file):
+            ids = Metadata(header.file, header).settings().eos_token_ids  # also those that only their names tell
+    ids = list(dict.fromkeys(ids))
+    return {
+        "bos_token_id": begins[0] if begins else None,
+        "eos_token_id": ids[0] if len(ids) == 1 else ids or None,
+    }

@@ -1,0 +1,124 @@
+"""The tensors of GGUF files under their own names; quantised ones are dequantised when read."""
+
+import math
+import re
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from conversion.files import Tensor, map_array
+from jaxllm.errors import InputError
+from jaxllm.text.gguf_header import Header, TensorInfo, read_header
+
+SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+STORED = {
+    GGMLQuantizationType.F64: np.dtype(np.float64),
+    GGMLQuantizationType.F32: np.dtype(np.float32),
+    GGMLQuantizationType.F16: np.dtype(np.float16),
+    GGMLQuantizationType.BF16: np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class Stored(NamedTuple):
+    """A tensor as it lies in a file: rows of blocks, each a number of bytes for a number of weights."""
+
+    file: Path
+    kind: GGMLQuantizationType
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """The size in the file."""
+        weights, size = GGML_QUANT_SIZES[self.kind]
+        return math.prod(self.shape) // weights * size
+
+    def part(self, index: int) -> "Stored":
+        """One slice of the slowest axis, such as one expert of several."""
+        step = self.nbytes // self.shape[0]
+        return self._replace(shape=self.shape[1:], offset=self.offset + index * step)
+
+    def raw(self) -> Tensor:
+        """The bytes, whatever they stand for."""
+        read = partial(map_array, self.file, self.offset, np.dtype(np.uint8), (self.nbytes,))
+        return Tensor((self.nbytes,), np.dtype(np.uint8), read, self.file)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the weights; float32, which holds them exactly, for quantised ones."""
+        return STORED.get(self.kind, np.dtype(np.float32))
+
+    def read(self) -> np.ndarray:
+        """The weights, memory-mapped unless they are quantised."""
+        if self.kind in STORED:
+            return map_array(self.file, self.offset, self.dtype, self.shape)
+        weights, size = GGML_QUANT_SIZES[self.kind]
+        blocks = (*self.shape[:-1], self.shape[-1] // weights * size)
+        with np.errstate(all="ignore"):  # a scale may be infinite, and is then told as any weight is
+            return dequantize(map_array(self.file, self.offset, np.dtype(np.uint8), blocks), self.kind)
+
+
+def read_gguf(path: Path) -> tuple[Header, dict[str, Stored]]:
+    """The header of a file, or of the first shard of several, and the tensors of all.
+
+    Raises:
+        InputError: a file is broken or missing, or a tensor is of a type that cannot be read; one line.
+    """
+    header = read_header(path)
+    shards = [header, *(read_header(file) for file in _later_shards(header))]
+    tensors: dict[str, Stored] = {}
+    for index, shard in enumerate(shards):
+        if len(shards) > 1 and shard.values.get("split.no") != index:
+            raise InputError(f"{shard.file}: split.no is {shard.values.get('split.no')}, and its name makes it {index}")
+        for name, info in shard.tensors.items():
+            if name in tensors:
+                raise InputError(f"{shard.file}: tensor {name}: also in {tensors[name].file.name}")
+            tensors[name] = _stored(f"{shard.file}: tensor {name}", shard.file, info)
+    if len(tensors) != (total := header.values.get("split.tensors.count", len(tensors))):
+        raise InputError(f"{path}: split.tensors.count is {total!r}, but the shards hold {len(tensors)}")
+    return header, tensors
+
+
+def _later_shards(header: Header) -> list[Path]:
+    """The files that follow the first, by their names: NAME-00002-of-00003.gguf."""
+    count = header.values.get("split.count", 1)
+    found = SHARD.fullmatch(header.file.name)
+    named = int(found["count"]) if found else 1
+    if count in (0, 1) and named == 1:
+        return []
+    if found is None or count != named:
+        raise InputError(f"{header.file}: split.count is {count!r}, which its name, NAME-00001-of-0000N.gguf, must say")
+    if int(found["number"]) != 1:
+        raise InputError(f"{header.file}: one shard of {named}; give the first")
+    return [header.file.with_name(f"{found['stem']}-{i:05}-of-{named:05}.gguf") for i in range(2, named + 1)]
+
+
+def _stored(where: str, file: Path, info: TensorInfo) -> Stored:
+    """The tensor, checked to be of a known type and to lie within its file."""
+    try:
+        kind = GGMLQuantizationType(info.kind)
+    except ValueError:
+        raise InputError(f"{where}: of the unknown type {info.kind}") from None
+    if kind not in STORED and not _is_readable(kind):
+        raise InputError(f"{where}: its type {kind.name} cannot be read")
+    weights, _ = GGML_QUANT_SIZES[kind]
+    if info.shape[-1] % weights:
+        raise InputError(f"{where}: rows of {info.shape[-1]}, which {kind.name}'s blocks of {weights} do not divide")
+    tensor = Stored(file, kind, info.shape, info.offset)
+    if (end := tensor.offset + tensor.nbytes) > (size := file.stat().st_size):
+        raise InputError(f"{where}: truncated: ends at byte {end} of {size}")
+    return tensor
+
+
+@cache
+def _is_readable(kind: GGMLQuantizationType) -> bool:
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
