@@ -25,8 +25,8 @@ class Pattern:
     """The way from one array to one or several of the shapes `targets`, which lie side by side along an axis.
 
     "(k g h) d -> (k g) h d" along g takes a tensor whose rows are, for each k, those of the first target, then of the
-    second, ... Where an axis of a target is merged from two, the one that is not `along` has the largest size that all
-    targets allow: the number of groups.
+    second, ... Where an axis of a target is merged from two, the one that is not `along` is the number of groups: the
+    largest that all targets allow, or the number that its name ends in ("k4").
     """
 
     text: str
@@ -70,7 +70,7 @@ class Pattern:
         """The sizes of all axes, for each target."""
         sizes: list[dict[str, int]] = [{} for _ in self.targets]
         for dims, group in zip(zip(*self.targets, strict=True), axes(self._sides[1]), strict=True):
-            groups = math.gcd(*dims) if len(group) > 1 else 1
+            groups = _groups(group) or math.gcd(*dims) if len(group) > 1 else 1
             for size, dim in zip(sizes, dims, strict=True):
                 size.update({axis: groups for axis in group if axis != self.along} if len(group) > 1 else {})
                 size[self.along if len(group) > 1 and self.along else group[0]] = dim // groups
@@ -80,3 +80,8 @@ class Pattern:
     def _total(self) -> dict[str, int]:
         """The sizes of all axes, of all targets together."""
         return self._sizes[0] | ({self.along: sum(s[self.along] for s in self._sizes)} if self.along else {})
+
+
+def _groups(axes: list[str]) -> int:
+    """The number that one of the axes ends in, or 0."""
+    return next((int(match[0]) for axis in axes if (match := re.search(r"\d+$", axis))), 0)

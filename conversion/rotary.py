@@ -17,24 +17,24 @@ def rotary(
     theta: float = 10_000.0,
     fraction: float | None = None,
     interleaved: bool = False,
+    original: int | None = None,
     default: dict[str, Any] | None = None,
     renamed: Mapping[str, str] | None = None,
 ) -> tuple[config.Rotary, int]:
     """The rotary part of a config, and the context that its scaling extends `max_length` to.
 
-    `theta` and `fraction` (how much of each head is turned: `partial_rotary_factor`) stand where the config gives
-    none; without a `fraction` the architecture knows no such thing. `default` stands for both spellings where there
+    `theta`, `fraction` (how much of each head is turned: `partial_rotary_factor`) and `original` (the
+    `original_max_position_embeddings` beside `max_position_embeddings`) stand where the config gives none; without a
+    `fraction` the architecture knows no such thing. `default` stands for both spellings where there
     is neither; `renamed` are an architecture's own names of scalings.
 
     Raises:
         InputError: an unknown scaling, a key of it that is unknown or missing, or two spellings that disagree.
     """
     theta, fraction = keys.number("rope_theta", theta), _fraction(keys, fraction)
-    original = keys.size_or_none("original_max_position_embeddings", None)
+    original = keys.size_or_none("original_max_position_embeddings", original)
     old, new = (_spelling(keys, name) for name in ("rope_scaling", "rope_parameters"))
-    if any(old[key] != new[key] for key in old.keys() & new.keys()):
-        raise InputError("config.json: rope_scaling and rope_parameters disagree")
-    settings = old | new or dict(default or {})
+    settings = _merged(old, new) or dict(default or {})
     if original is not None and settings.setdefault("original_max_position_embeddings", original) != original:
         raise InputError("config.json: original_max_position_embeddings stands twice, with different values")
     kind = settings.get("rope_type")
@@ -48,12 +48,12 @@ def rotary_by_layer_type(
 ) -> tuple[dict[str, config.Rotary], int]:
     """As `rotary`, for a config whose `rope_parameters` hold an object for each layer type, with a default base.
 
-    The context is that of full attention.
+    The older `rope_scaling` is full attention's, and so is the context.
     """
-    nested = Keys(keys.take("rope_parameters", {}, (dict,)), "config.json: rope_parameters")
-    parts, contexts = {}, {}
+    nested = Keys(keys.take("rope_parameters", None, (dict, type(None))) or {}, "config.json: rope_parameters")
+    old, parts, contexts = {"full_attention": _spelling(keys, "rope_scaling")}, {}, {}
     for kind, theta in defaults.items():
-        settings = Keys(nested.take(kind, None, (dict, type(None))) or {}, f"config.json: rope_parameters: {kind}")
+        settings = Keys(_merged(old.get(kind, {}), _spelling(nested, kind)), f"config.json: rope_parameters: {kind}")
         parts[kind], contexts[kind] = _rotary(settings, max_length, head_dim, theta, None, False)
     nested.finish()
     return parts, contexts["full_attention"]
@@ -84,6 +84,12 @@ def _spelling(keys: Keys, name: str) -> dict[str, Any]:
     return given
 
 
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    if any(old[key] != new[key] for key in old.keys() & new.keys()):
+        raise InputError("config.json: rope_scaling and rope_parameters disagree")
+    return old | new
+
+
 def _default(keys: Keys, length: int) -> tuple[None, int]:
     keys.take("original_max_position_embeddings", None)
     return None, length
@@ -101,12 +107,15 @@ def _dynamic(keys: Keys, length: int) -> tuple[config.DynamicScaling, int]:
     return config.DynamicScaling(factor, length), int(length * factor)
 
 
+_MSCALES = ("mscale", "mscale_all_dim")  # 0 stands for none
+
+
 def _yarn(keys: Keys, length: int) -> tuple[config.YarnScaling, int]:
     original = keys.size("original_max_position_embeddings", length)
     keys.take("finetuned", None)  # how the model was made
     factor = float(keys.number("factor"))
     attention_factor = keys.number_or_none("attention_factor")
-    mscale, all_dim = (keys.take(name, None, (int, float, type(None))) for name in ("mscale", "mscale_all_dim"))
+    mscale, all_dim = (keys.number(name) if keys.peek(name) else keys.take(name, None) for name in _MSCALES)
     if attention_factor is None:
         both = mscale and all_dim
         attention_factor = mscale_of(factor, mscale) / mscale_of(factor, all_dim) if both else mscale_of(factor, 1)
@@ -125,6 +134,16 @@ def mscale_of(factor: float, scale: Any) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
+def temperature(keys: Keys) -> float:
+    """What DeepSeek's scores are multiplied by: the square of yarn's for `mscale_all_dim`. Takes no key."""
+    for name in ("rope_parameters", "rope_scaling"):
+        settings = keys.peek(name)
+        if isinstance(settings, dict) and settings.get("mscale_all_dim"):
+            given = Keys(settings, f"config.json: {name}")
+            return mscale_of(float(given.number("factor")), given.number("mscale_all_dim")) ** 2
+    return 1.0
+
+
 def _llama3(keys: Keys, length: int) -> tuple[config.Llama3Scaling, int]:
     original = keys.size("original_max_position_embeddings", length)
     factors = (float(keys.number(name)) for name in ("factor", "low_freq_factor", "high_freq_factor"))
@@ -134,6 +153,8 @@ def _llama3(keys: Keys, length: int) -> tuple[config.Llama3Scaling, int]:
 
 def _longrope(keys: Keys, length: int) -> tuple[config.LongScaling, int]:
     original = keys.size("original_max_position_embeddings", length)
+    if original == 1:  # its logarithm divides
+        raise InputError("config.json: rope_parameters: original_max_position_embeddings=1 is not supported")
     factor = keys.number_or_none("factor") or length / original
     attention_factor = keys.number_or_none("attention_factor")
     if attention_factor is None:

@@ -37,8 +37,8 @@ class Sizes:
             dim,
             keys.size("num_hidden_layers", layers, most=4096),
             heads,
-            keys.size("num_key_value_heads", kv_heads or heads),
-            keys.size("head_dim", head_dim or dim // heads or 1),
+            keys.size_or_none("num_key_value_heads", kv_heads or heads) or heads,
+            keys.size_or_none("head_dim", head_dim) or dim // heads or 1,
         )
 
     def attention(self, position: config.Rotary | config.Alibi | None, **fields: Any) -> config.Attention:
@@ -62,6 +62,12 @@ def layer_types(keys: Keys, layers: int, default: Sequence[str], known: Sequence
     """The kind of attention of each layer; the default is repeated over the layers."""
     repeated = [default[i % len(default)] for i in range(layers)]
     return list(keys.choices("layer_types", known, layers, repeated))
+
+
+def windows(keys: Keys, layers: int, window: int | None, default: Sequence[str]) -> list[int | None]:
+    """The window of each layer, None for full attention, by `layer_types`; without a window no layer may slide."""
+    kinds = layer_types(keys, layers, default, (FULL, SLIDING) if window else (FULL,))
+    return [window if kind == SLIDING else None for kind in kinds]
 
 
 def decoder(

@@ -4,25 +4,28 @@ A row reads from their layout to ours, and backwards for export:
 
     Row("layers.{i}.attention.query.weight", "model.layers.{i}.self_attn.q_proj.weight", "(n h) d -> n h d")
 
-`{i}` runs over the layers. `{e}` in their name runs over experts, whose tensors are stacked along a first axis. A row
-with several of our names says along which axis a fused tensor comes apart:
+`{i}` runs over the layers. `{e}` in their name runs over tensors that are one array of ours, along its first axis:
+of experts, or of heads. A row with several of our names says along which axis a fused tensor comes apart:
 
     Row((query, key, value), "...query_key_value.weight", "(k g h) d -> (k g) h d", along="g")
 
 A row applies where the model has the parameter; sizes come from its declared shape, so that a table needs no numbers.
+Where the config decides what a tensor is called, each of its names has a row that says by `where` for which layers.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 
 import numpy as np
 
 from conversion.files import Tensor, same_bytes
 from conversion.patterns import Pattern
+from jaxllm import config
 from jaxllm.arrays import Array
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
@@ -31,12 +34,16 @@ from jaxllm.nn.parameter import named_parameters
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: our name or names, theirs, the pattern from theirs to ours, and where a fused one parts."""
+    """One line of a table: our name or names, theirs, the pattern from theirs to ours, and where a fused one parts.
+
+    `where`, if given, tells from a layer's block whether the row is for that layer.
+    """
 
     ours: str | tuple[str, ...]
     theirs: str
     pattern: str
     along: str | None = None
+    where: Callable[[config.Block | config.ParallelBlock], bool] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,6 +55,8 @@ class Row:
 class Table:
     """All rows of an architecture, and the names that may be there without being used, each with the reason.
 
+    A `*` in such a name stands for anything.
+    `further` is the tensor that tells a layer behind the last for one that predicts further tokens, and leaves it out;
     `prefix` is what published files may leave out at the front of every name but the head's; `head` may repeat
     `embedding` where the config ties the two.
     """
@@ -57,11 +66,12 @@ class Table:
     embedding: str
     head: str = "lm_head.weight"
     prefix: str = ""
+    further: str = ""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """A row for one layer: our parameters, their tensor or (of experts) tensors, and the way between them."""
+    """A row for one layer: our parameters, their tensor or (stacked) tensors, and the way between them."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
@@ -95,6 +105,7 @@ def bind(rows: Iterable[Row], model: Decoder) -> list[Binding]:
         for row in rows
         for i in range(len(model.layers) if "{i}" in row.theirs else 1)
         if (names := tuple(name.format(i=i) for name in row.names)) and all(name in shapes for name in names)
+        if row.where is None or row.where(model.config.block(i))
     ]
     claims = Counter(name for binding in bindings for name in binding.ours)
     for name in shapes:
@@ -104,15 +115,16 @@ def bind(rows: Iterable[Row], model: Decoder) -> list[Binding]:
 
 
 def claim(
-    table: Table, model: Decoder, tensors: Mapping[str, Tensor], dtype: np.dtype | None = None
+    table: Table, model: Decoder, tensors: Mapping[str, Tensor], cast: bool = False
 ) -> Iterator[Array]:
-    """Our parameters from their tensors, checked as a whole before anything is read.
+    """Our parameters from their tensors, checked as a whole before anything is read; with `cast` in the model's dtypes.
 
     Raises:
         InputError: a tensor that is missing, misshapen or unknown, named.
     """
     tensors = with_prefix(table, tensors)
     bindings = bind(table.rows, model)
+    dtypes = {name: np.dtype(parameter.dtype) for name, parameter in named_parameters(model)} if cast else {}
     for binding in bindings:
         for name in binding.theirs:
             _check(name, binding.their_shape, tensors)
@@ -120,7 +132,7 @@ def claim(
     for name in tensors.keys() - claimed:
         _check_ignored(table, model, name, tensors)
     for binding in bindings:
-        yield from _arrays(binding, [tensors[name] for name in binding.theirs], dtype)
+        yield from _arrays(binding, [tensors[name] for name in binding.theirs], dtypes)
 
 
 def with_prefix(table: Table, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -136,10 +148,10 @@ def _bind(row: Row, layer: int, names: tuple[str, ...], shapes: Sequence[tuple[i
     return Binding(names, theirs, stacked, Pattern(row.pattern, tuple(shapes), row.along))
 
 
-def _arrays(binding: Binding, tensors: Sequence[Tensor], dtype: np.dtype | None) -> Iterator[Array]:
+def _arrays(binding: Binding, tensors: Sequence[Tensor], dtypes: Mapping[str, np.dtype]) -> Iterator[Array]:
     """An array for each of our names; the parts of a fused tensor are read one by one, being views of one map."""
-    kept = dtype or tensors[0].dtype
     for index, name in enumerate(binding.ours):
+        kept = dtypes.get(name, np.result_type(*{tensor.dtype for tensor in tensors}))  # experts may differ
         nbytes = math.prod(binding.pattern.targets[index]) * kept.itemsize
         yield Array(name, nbytes, partial(_read, binding, tensors, index, kept))
 
@@ -162,9 +174,18 @@ def _check(name: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> 
 
 
 def _check_ignored(table: Table, model: Decoder, name: str, tensors: Mapping[str, Tensor]) -> None:
-    if re.sub(r"\.\d+\.", ".{i}.", name) in table.ignored:
+    plain = re.sub(r"\.\d+\.", ".{i}.", name)
+    if any(fnmatchcase(plain, known) for known in table.ignored):
+        return
+    if _predicts_further(table, len(model.layers), name, tensors):
         return
     if name != table.head or model.head is not None:
         raise InputError(f"tensor {name}: in {tensors[name].file.name}, but no part of the model takes it")
     if not same_bytes(tensors[name], tensors[table.embedding]):
         raise InputError(f"tensor {name}: differs from {table.embedding}, though the config ties the two")
+
+
+def _predicts_further(table: Table, layer: int, name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is of the layer behind the last, and that one is there to predict further tokens."""
+    mark = table.further.format(i=layer)
+    return mark in tensors and name.startswith(mark[: mark.find(f".{layer}.") + len(f".{layer}.")])

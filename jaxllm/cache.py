@@ -50,14 +50,23 @@ class Latent(Entry):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Tokens(Entry):
+    """The tokens themselves, int32 [B S]."""
+
+    token: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Cache:
     """What has been seen of each row: an entry per layer, and the number of positions filled, int32 [B].
 
-    Entries are None where nothing is to be kept.
+    Entries are None where nothing is to be kept; the tokens are kept for models that may have to read them again.
     """
 
     entries: tuple[Entry | None, ...]
     lengths: jax.Array
+    tokens: Tokens | None = None
 
     @property
     def capacity(self) -> int:
@@ -67,4 +76,4 @@ class Cache:
     def grown(self, capacity: int) -> Self:
         """The same with room for `capacity` positions."""
         entries = tuple(entry and entry.grown(capacity) for entry in self.entries)
-        return type(self)(entries, self.lengths)
+        return type(self)(entries, self.lengths, self.tokens and self.tokens.grown(capacity))

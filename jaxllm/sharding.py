@@ -1,7 +1,7 @@
 """Which mesh axis each logical axis of a weight or an activation lies on: one table for the whole library."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -82,9 +82,34 @@ def named_sharding(name: str, axes: tuple[str, ...], shape: tuple[int, ...], mes
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
     """Keeps an activation on the mesh axes of its logical axes; does nothing outside `jax.set_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return x
     return jax.lax.with_sharding_constraint(x, partition("activation", axes, x.shape, mesh))
+
+
+def add_up(f: Callable[..., jax.Array], modules: Any, *inputs: jax.Array | None) -> jax.Array:
+    """`f(modules, *inputs)` of inputs [B T ...], [B T D], for an f that is a sum over hidden units.
+
+    On a mesh each device does its own rows with its share of the weights, and all are added up once: for programs whose
+    loops the compiler would have devices meet in at every turn.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return f(modules, *inputs)
+
+    def share(parameter: Any) -> PartitionSpec:
+        spec = partition("weight", parameter.axes, parameter.shape, mesh)
+        return PartitionSpec(*(axis if axis == "tensor" else None for axis in spec))
+
+    def rows(x: jax.Array) -> PartitionSpec:
+        return partition("activation", ("batch", "time", "features"), x.shape, mesh)
+
+    shares = jax.tree.map(share, modules, is_leaf=lambda node: hasattr(node, "axes"))
+    specs = (shares, *jax.tree.map(rows, inputs))
+    run = jax.shard_map(
+        lambda *args: jax.lax.psum(f(*args), "tensor"), in_specs=specs, out_specs=rows(inputs[0]), check_vma=False
+    )
+    return run(modules, *inputs)
 
 
 def mesh_of(tree: Any) -> Mesh | None:

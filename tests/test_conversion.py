@@ -75,6 +75,20 @@ def test_published_gpt2_names(checkpoint_of, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("case", "name"), [("falcon", "RefinedWebModel"), ("falcon-rw", "RefinedWebModel"), ("falcon-40b", "RefinedWeb")]
+)
+def test_first_names_of_falcon(case, name):
+    """The first files have other keys too, and none for the 40B's form."""
+    from conversion.architectures import architecture
+    from conversion.keys import Keys
+
+    new = {key: value for key, value in tiny.CASES[case].items() if key not in ("model_type", "eos_token_id")}
+    names = {"num_attention_heads": "n_head", "num_hidden_layers": "n_layer", "num_kv_heads": "n_head_kv"}
+    old = {names.get(key, key): value for key, value in new.items() if key != "new_decoder_architecture"}
+    assert architecture(name).from_hf(Keys(old)) == architecture("falcon").from_hf(Keys(new))
+
+
+@pytest.mark.parametrize(
     ("layers", "dim", "heads", "count"),
     [(12, 768, 12, 124439808), (24, 1024, 16, 354823168), (36, 1280, 20, 774030080), (48, 1600, 25, 1557611200)],
     ids=["small", "medium", "large", "xl"],

@@ -1,5 +1,7 @@
 """Grouped matmuls are each row's own, whatever the sizes of the groups, and cost no more than their rows."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,3 +53,39 @@ def test_gradients():
 def test_lowers_elsewhere(platform):
     lowered = jax.jit(grouped_matmul).trace(*draw(SIZES["uneven"])).lower(lowering_platforms=(platform,))
     assert "ragged_dot" in lowered.as_text()
+
+
+def products(jaxpr) -> int:
+    """The multiplications of a program's matmuls, its loops run to their end and the costlier of branches taken."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            contracted = equation.params["dimension_numbers"][0][0]
+            total += equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+        inner = [products(p.jaxpr) for p in jax.tree.leaves(list(equation.params.values())) if hasattr(p, "jaxpr")]
+        inner += [products(p) for p in jax.tree.leaves(list(equation.params.values())) if hasattr(p, "eqns")]
+        total += equation.params.get("length", 1) * max(inner, default=0)
+    return total
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(2048, 16), (4096, 64), (8, 64)])
+def test_rows_meet_no_other_weights(rows, groups):
+    dim, hidden = 64, 32
+    shapes = [(rows, dim), (groups, hidden, dim), (groups,)]
+    arrays = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(shapes, "ffi", strict=True)]
+    assert rows < products(jax.make_jaxpr(blocked)(*arrays).jaxpr) / (dim * hidden) <= 3 * rows
+    flops = jax.jit(grouped_matmul).lower(*arrays).compile().cost_analysis()["flops"]
+    assert flops < 2 * rows * groups * dim * hidden / 4  # what every row by every weight would take; loops count once
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_not_copied(dtype):
+    """What a step of decoding needs beside its arguments is about one group's weight, however many there are."""
+    x, weight = jnp.zeros((8, 128), dtype), jnp.zeros((64, 256, 128), dtype)
+    step = jax.jit(
+        lambda x, weight, sizes: jax.lax.fori_loop(
+            0, 3, lambda _, x: x + grouped_matmul(x, weight, sizes).sum().astype(x.dtype), x
+        )
+    )
+    memory = step.lower(x, weight, jnp.zeros(64, jnp.int32)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < weight.nbytes / 8

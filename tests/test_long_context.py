@@ -48,6 +48,29 @@ def test_logits_far_out(kind, dtype, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=BOUNDS[dtype] * np.abs(theirs).max())
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_logits_across_the_original_length(dtype, tmp_path):
+    """Up to LongRoPE's original length a cached row is PyTorch's of that length; beyond, PyTorch's of the whole."""
+    original, source = 1000, tmp_path / "source"
+    factors = {"short_factor": [1.0] * 32, "long_factor": np.linspace(1, 30, 32).tolist()}
+    scaling = {"original_max_position_embeddings": original, "rope_scaling": {"type": "longrope", **factors}}
+    tiny.write(source, tiny.CASES["phi3"] | LONG | scaling)
+    tokens = np.random.default_rng(0).integers(0, 101, (1, LENGTH), np.int32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    with torch.no_grad():
+        below, whole = (model(torch.from_numpy(tokens[:, :n]).long()).logits.numpy() for n in (original, LENGTH))
+    theirs = np.concatenate([below, whole[:, original:]], axis=1)
+    step = jax.jit(lambda model, tokens, cache: model.hidden(tokens, cache=cache))
+    with jax.enable_x64(dtype == "float64"):
+        model = restore(convert(source, tmp_path / "native"), dtype=dtype)
+        states, cache = [], model.new_cache(1, LENGTH)
+        for part in np.split(tokens, [990, *range(991, 1010)], axis=1):
+            x, cache = step(model, part, cache)
+            states.append(x)
+        ours = jax.jit(type(model).logits)(model, jnp.concatenate(states, axis=1))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=BOUNDS[dtype] * np.abs(theirs).max())
+
+
 @pytest.mark.parametrize("kind", ROTARY)
 def test_rotary_tables_are_pytorchs_to_the_bit_of_the_angle(kind):
     """At position 131,000, where an angle is known to 0.008: a table off by one unit of a frequency is off by that."""

@@ -9,6 +9,9 @@ from conversion.table import Table
 from jaxllm import config
 from jaxllm.errors import InputError
 
+# What model types were called before Transformers had them.
+FIRST_NAMES = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon"}
+
 
 class Architecture(Protocol):
     """What an architecture's file holds."""
@@ -32,6 +35,7 @@ def architecture(model_type: Any) -> Architecture:
     Raises:
         InputError: there is none.
     """
-    if model_type not in names():
+    name = FIRST_NAMES.get(model_type, model_type) if isinstance(model_type, str) else None
+    if name not in names():
         raise InputError(f"config.json: model_type {model_type!r} is not supported; known: {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{model_type}")  # pyright: ignore[reportReturnType]
+    return importlib.import_module(f"{__name__}.{name}")  # pyright: ignore[reportReturnType]

@@ -29,7 +29,8 @@ class Router:
     """Which `per_token` of the experts a token goes to, by `score` ("softmax" or "sigmoid") of a linear map.
 
     Weights are the scores, divided by their sum if `normalize`, times `scale`. `correction` adds a learned number
-    to each score for the choice alone; the choice is among the best `kept_groups` of `groups` (DeepSeek-AI 2024).
+    to each score for the choice alone; the choice is among the best `kept_groups` of `groups` (DeepSeek-AI 2024), by
+    the sum of their `group_best` best scores.
     """
 
     experts: int
@@ -41,6 +42,7 @@ class Router:
     correction: bool = False
     groups: int = 1
     kept_groups: int = 1
+    group_best: int = 2
 
     def __post_init__(self) -> None:
         one_of("Router.score", self.score, ("softmax", "sigmoid"))
@@ -48,6 +50,8 @@ class Router:
             raise InputError(
                 f"config: {self.kept_groups} of {self.groups} groups of {self.experts} experts: impossible"
             )
+        if not 1 <= self.group_best <= self.experts // self.groups and self.groups > 1:
+            raise InputError(f"config: {self.group_best} best of {self.experts // self.groups} experts: impossible")
         if not 1 <= self.per_token <= self.experts // self.groups * self.kept_groups:
             raise InputError(f"config: {self.per_token} of {self.experts} experts for each token: impossible")
 

@@ -6,7 +6,7 @@ from jaxllm.config.attention import Attention, LatentAttention
 from jaxllm.config.checks import one_of
 from jaxllm.config.feed_forward import FeedForward, Mixture
 from jaxllm.config.norm import Norm
-from jaxllm.config.position import LearnedPosition
+from jaxllm.config.position import LearnedPosition, LongScaling
 from jaxllm.errors import InputError
 
 
@@ -68,6 +68,12 @@ class Decoder:
             raise InputError("config: a decoder needs a vocabulary, a width, layers with a block to build, a context")
         if self.tied and self.head_bias:
             raise InputError("config: a head that is tied to the embedding has no bias")
+
+    @property
+    def turning_lengths(self) -> tuple[int, ...]:
+        """The lengths beyond which all positions of a row have other frequencies than up to them."""
+        scalings = {getattr(block.attention.position, "scaling", None) for block in self.blocks}
+        return tuple(sorted(s.original_length for s in scalings if isinstance(s, LongScaling)))
 
     def block(self, layer: int) -> Block | ParallelBlock:
         """The part that layer number `layer` is built from."""

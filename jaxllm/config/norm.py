@@ -13,11 +13,12 @@ class RMSNorm:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """Ba et al. 2016, with or without a weight and a bias."""
+    """Ba et al. 2016, with or without a weight and a bias; weights are stored less `offset`."""
 
     eps: float
     scale: bool = True
     bias: bool = True
+    offset: float = 0.0
 
 
 Norm = RMSNorm | LayerNorm

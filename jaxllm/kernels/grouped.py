@@ -24,9 +24,13 @@ def _ragged(x: jax.Array, weight: jax.Array, sizes: jax.Array) -> jax.Array:
 
 
 def blocked(x: jax.Array, weight: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Blocks of rows of one group each, padded; at most M // block + E of them, and empty ones cost nothing."""
+    """Blocks of rows of one group each, padded; at most M // block + E of them, and empty ones cost nothing.
+
+    A weight is read where it lies, one group's at a time and inside of a branch: outside, the compiler would make
+    float32 copies of all narrower ones before the loop.
+    """
     rows, groups = len(x), len(weight)
-    block = min(max(2, 1 << (rows // groups).bit_length()), LARGEST_BLOCK)
+    block = min(max(2, 1 << (rows // groups // 2).bit_length()), LARGEST_BLOCK)  # half a group's rows, or all of them
     counts = -(-sizes // block)  # blocks of each group
     ends, first_row = jnp.cumsum(counts), jnp.cumsum(sizes) - sizes
     padded = jnp.pad(x, ((0, block), (0, 0)))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxllm import config
-from jaxllm.cache import Cache
+from jaxllm.cache import Cache, Entry, Tokens
 from jaxllm.errors import InputError
 from jaxllm.kernels.attention import softcap
 from jaxllm.nn.embedding import Embedding
@@ -16,6 +16,8 @@ from jaxllm.nn.norm import embed
 from jaxllm.nn.parameter import Init, build
 from jaxllm.nn.position import Span
 from jaxllm.sharding import constrain
+
+Entries = tuple[Entry | None, ...]
 
 
 class Decoder(nnx.Module):
@@ -65,11 +67,9 @@ class Decoder(nnx.Module):
         if cache is None:
             cache = Cache((None,) * len(self.layers), jnp.zeros(len(tokens), jnp.int32))
         span = Span(cache.lengths, cache.lengths + added)
-        x, entries = self.embed(tokens, span), []
-        for layer, entry in zip(self.layers, cache.entries, strict=True):
-            x, entry = layer(x, span, entry)
-            entries.append(entry)
-        return x if self.norm is None else self.norm(x), Cache(tuple(entries), span.lengths)
+        x, entries = self._layers(tokens, span, self._reread(cache, span))
+        seen = cache.tokens and cache.tokens.append(span.start, tokens.astype(jnp.int32))
+        return x if self.norm is None else self.norm(x), Cache(entries, span.lengths, seen)
 
     def embed(self, tokens: jax.Array, span: Span) -> jax.Array:
         """What enters the first layer, [B T D]."""
@@ -98,7 +98,35 @@ class Decoder(nnx.Module):
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `batch` rows of up to `capacity` positions."""
         entries = tuple(layer.new_entry(batch, capacity, self.dtype) for layer in self.layers)
-        return Cache(entries, jnp.zeros(batch, jnp.int32))
+        tokens = Tokens(jnp.zeros((batch, capacity), jnp.int32)) if self.config.turning_lengths else None
+        return Cache(entries, jnp.zeros(batch, jnp.int32), tokens)
+
+    def _layers(self, tokens: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
+        """The last layer's states [B T D], and the cache entries with this call's tokens."""
+        x, new = self.embed(tokens, span), []
+        for layer, entry in zip(self.layers, entries, strict=True):
+            x, entry = layer(x, span, entry)
+            new.append(entry)
+        return x, tuple(new)
+
+    def _reread(self, cache: Cache, span: Span) -> Entries:
+        """The cache's entries, those of rows that this call takes beyond a turning length made anew.
+
+        LongRoPE gives all positions of such a row other frequencies, and what a layer makes of a token depends on
+        those of the layers before: all of it is to be read again, once.
+        """
+        turns = [length for length in self.config.turning_lengths if length < cache.capacity]
+        if cache.tokens is None or not turns:
+            return cache.entries
+        tokens, start = cache.tokens.token, span.start
+        crossing = jnp.stack([(start > 0) & (start <= turn) & (turn < span.lengths) for turn in turns]).any(axis=0)
+
+        def read(entries: Entries) -> Entries:
+            empty = self.new_cache(*tokens.shape).entries
+            new = self._layers(tokens, Span(jnp.zeros_like(start), span.lengths), empty)[1]
+            return jax.tree.map(lambda a, b: jnp.where(crossing.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, entries)
+
+        return jax.lax.cond(crossing.any(), read, lambda entries: entries, cache.entries)
 
     def _checked(self, tokens: Any, lengths: Any, cache: Cache | None) -> tuple[jax.Array, jax.Array]:
         """Tokens [B T] and how many of them count [B], as arrays; what is checked is known before they are."""

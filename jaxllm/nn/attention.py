@@ -38,8 +38,7 @@ class Attention(nnx.Module):
         if self.rotary is not None:
             query, key = self.rotary(query, span), self.rotary(key, span)
         if entry is not None:
-            kept = entry.key if self.rotary is None else self.rotary.returned(entry.key, span)
-            entry = Full(kept, entry.value).append(span.start, key, value)
+            entry = entry.append(span.start, key, value)
             key, value = entry.key, entry.value
         part, sinks = self.part, None if self.sinks is None else self.sinks[...]
         scores = Scores(part.scale, part.window, part.chunk, part.softcap, self.alibi)

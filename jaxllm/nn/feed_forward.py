@@ -36,8 +36,12 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The network at every position."""
+        return self.down(self.hidden(x))
+
+    def hidden(self, x: jax.Array) -> jax.Array:
+        """The hidden units, [B T F]."""
         hidden = self.activate(None if self.gate is None else self.gate(x), self.up(x))
-        return self.down(constrain(hidden, "batch", "time", "hidden"))
+        return constrain(hidden, "batch", "time", "hidden")
 
 
 @cache  # one function for equal parts: modules are compared by what they hold

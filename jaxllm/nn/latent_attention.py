@@ -24,13 +24,12 @@ class LatentAttention(nnx.Module):
     def __init__(self, init: Init, part: config.LatentAttention, dim: int):
         self.part = part
         embed, heads, latent = (("embed", dim),), (("heads", part.heads),), (("latent", part.latent_dim),)
-        into, source = (("head", part.nope_dim + part.rope_dim),), embed
-        self.query_down = self.query_norm = None
-        if part.query_latent_dim is not None:
-            source = (("latent", part.query_latent_dim),)
-            self.query_down = Linear(init, source, embed, part.bias)
-            self.query_norm = build(init, part.norm, source)
-        self.query = Linear(init, heads + into, source)
+        into, rank = (*heads, ("head", part.nope_dim + part.rope_dim)), part.query_latent_dim
+        source = embed if rank is None else (("latent", rank),)
+        self.query = None if rank else Linear(init, into, embed)
+        self.query_down = Linear(init, source, embed, part.bias) if rank else None
+        self.query_norm = build(init, part.norm if rank else None, source)
+        self.query_up = Linear(init, into, source) if rank else None
         self.latent = Linear(init, latent, embed, part.bias)
         self.latent_norm = build(init, part.norm, latent)
         self.rope_key = Linear(init, (("head", part.rope_dim),), embed, part.bias)
@@ -41,14 +40,12 @@ class LatentAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, span: Span, entry: Latent | None = None) -> tuple[jax.Array, Latent | None]:
         """x [B T D] -> [B T D] and the cache entry with this call's latents appended."""
-        query = x if self.query_down is None or self.query_norm is None else self.query_norm(self.query_down(x))
-        query = constrain(self.query(query), "batch", "time", "heads", "head")
+        query = constrain(self._query(x), "batch", "time", "heads", "head")
         plain, turned = jnp.split(query, [self.part.nope_dim], axis=-1)
         turned = self.rotary(turned, span)
         latent, rope_key = self.latent_norm(self.latent(x)), self.rotary(self.rope_key(x)[:, :, None], span)[:, :, 0]
         if entry is not None:
-            kept = self.rotary.returned(entry.rope_key[:, :, None], span)[:, :, 0]
-            entry = Latent(entry.latent, kept).append(span.start, latent, rope_key)
+            entry = entry.append(span.start, latent, rope_key)
             latent, rope_key = entry.latent, entry.rope_key
         mix = self._absorbed if self._absorbs(x.shape[1]) else self._expanded
         mixed = mix(plain, turned, latent, rope_key, span)
@@ -58,6 +55,12 @@ class LatentAttention(nnx.Module):
         """An empty cache entry for `batch` rows of up to `capacity` positions."""
         sizes = (self.part.latent_dim, self.part.rope_dim)
         return Latent(*(jnp.zeros((batch, capacity, size), dtype) for size in sizes))
+
+    def _query(self, x: jax.Array) -> jax.Array:
+        """[B T D] -> [B T N H], by way of latents where queries have them."""
+        if self.query is not None:
+            return self.query(x)
+        return self.query_up(self.query_norm(self.query_down(x)))  # pyright: ignore[reportOptionalCall]
 
     def _absorbs(self, queries: int) -> bool:
         """Whether scores in the latents' space cost less than expanding the latents, counted per key and head."""

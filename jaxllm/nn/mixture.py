@@ -7,25 +7,25 @@ from jax.nn.initializers import zeros
 
 from jaxllm import config
 from jaxllm.kernels.grouped import grouped_matmul
-from jaxllm.nn.feed_forward import activation
-from jaxllm.nn.linear import Linear
+from jaxllm.nn.feed_forward import FeedForward, activation
+from jaxllm.nn.linear import Linear, linear
 from jaxllm.nn.parameter import Init, build, builds
-from jaxllm.sharding import constrain
+from jaxllm.sharding import add_up
 
 
 @builds(config.Router)
 class Router(nnx.Module):
-    """The choice of experts for each token; see `config.Router`."""
+    """The choice of experts for each token; see `config.Router`. What a choice hangs on is never narrow."""
 
     def __init__(self, init: Init, part: config.Router, dim: int):
-        self.part = part
+        self.part, init = part, init.wide
         experts = (("experts", part.experts),)
         self.map = Linear(init, experts, (("embed", dim),), part.bias)
         self.correction = init((part.experts,), ("experts",), zeros) if part.correction else None
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Vectors [M D] -> the chosen experts [M k] and their weights [M k], float32 or wider."""
-        logits, part = self.map.wide(x), self.part
+        """Vectors [B T D] -> the chosen experts [B T k] and their weights [B T k], float32 or wider."""
+        logits, part = self.map.wide(x.astype(self.map.weight.dtype)), self.part
         scores = jax.nn.softmax(logits, axis=-1) if part.score == "softmax" else jax.nn.sigmoid(logits)
         _, chosen = jax.lax.top_k(self._preference(scores), part.per_token)
         weights = jnp.take_along_axis(scores, chosen, axis=-1)
@@ -40,10 +40,10 @@ class Router(nnx.Module):
             scores = scores + self.correction[...]
         if part.groups == 1:
             return scores
-        groups = scores.reshape(len(scores), part.groups, -1)
-        worth = jax.lax.top_k(groups, min(2, groups.shape[-1]))[0].sum(axis=-1)  # of a group: its two best
+        groups = scores.reshape(*scores.shape[:-1], part.groups, -1)
+        worth = jax.lax.top_k(groups, part.group_best)[0].sum(axis=-1)
         _, kept = jax.lax.top_k(worth, part.kept_groups)
-        mask = (jnp.arange(part.groups) == kept[..., None]).any(axis=1)
+        mask = (jnp.arange(part.groups) == kept[..., None]).any(axis=-2)
         return jnp.where(mask[..., None], groups, -jnp.inf).reshape(scores.shape)
 
 
@@ -59,12 +59,30 @@ class Mixture(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B T D] -> [B T D]."""
-        tokens = x.reshape(-1, x.shape[-1])
-        out = self.experts(tokens, *self.router(tokens)).reshape(x.shape)
-        if self.shared is None:
-            return out
-        shared = self.shared(x)
-        return out + (shared if self.shared_gate is None else jax.nn.sigmoid(self.shared_gate(x)) * shared)
+        chosen, weights = self.router(x)
+        gate = None if self.shared_gate is None else jax.nn.sigmoid(self.shared_gate.wide(x))
+        out = add_up(_products, (self.experts, self.shared), x, chosen, weights, gate)
+        if self.experts.down.bias is not None:
+            out = out + jnp.einsum("btkd,btk->btd", self.experts.down.bias[...][chosen], weights)
+        if self.shared is not None and self.shared.down.bias is not None:
+            out = out + (self.shared.down.bias[...] if gate is None else gate * self.shared.down.bias[...])
+        return out.astype(x.dtype)
+
+
+def _products(
+    networks: tuple["Experts", FeedForward | None],
+    x: jax.Array,
+    chosen: jax.Array,
+    weights: jax.Array,
+    gate: jax.Array | None,
+) -> jax.Array:
+    """[B T D] -> [B T D], in float32 or wider, before the biases that do not hang on hidden units."""
+    (experts, shared), k = networks, chosen.shape[-1]
+    out = experts(x.reshape(-1, x.shape[-1]), chosen.reshape(-1, k), weights.reshape(-1, k)).reshape(x.shape)
+    if shared is None:
+        return out
+    product = linear(shared.hidden(x), shared.down.weight[...])
+    return out + (product if gate is None else gate * product)
 
 
 class Experts(nnx.Module):
@@ -78,17 +96,19 @@ class Experts(nnx.Module):
         self.down = Linear(init, stack + embed, hidden, part.bias)
 
     def __call__(self, x: jax.Array, chosen: jax.Array, weights: jax.Array) -> jax.Array:
-        """Vectors [M D], their experts [M k] and weights [M k] -> sums [M D]; each row meets its experts alone."""
+        """Vectors [M D], their experts [M k] and weights [M k] -> sums [M D], in float32 or wider, less `down`'s biases.
+
+        Each row meets its experts alone.
+        """
         expert = chosen.reshape(-1)
         order = jnp.argsort(expert)  # all rows of the first expert, then of the second, ...
         rows, expert = x[order // chosen.shape[1]], expert[order]
         sizes = jnp.bincount(expert, length=self.count)
 
-        def apply(map_: Linear, rows: jax.Array) -> jax.Array:
+        def apply(map_: Linear) -> jax.Array:
             y = grouped_matmul(rows, map_.weight[...], sizes)
             return (y if map_.bias is None else y + map_.bias[...][expert]).astype(x.dtype)
 
-        hidden = self.activate(None if self.gate is None else apply(self.gate, rows), apply(self.up, rows))
-        out = apply(self.down, constrain(hidden, "tokens", "hidden"))
-        out = out[jnp.argsort(order)].reshape(*chosen.shape, -1)
-        return jnp.einsum("mkd,mk->md", out, weights).astype(x.dtype)
+        hidden = self.activate(None if self.gate is None else apply(self.gate), apply(self.up))
+        out = grouped_matmul(hidden, self.down.weight[...], sizes)
+        return jnp.einsum("mkd,mk->md", out[jnp.argsort(order)].reshape(*chosen.shape, -1), weights)

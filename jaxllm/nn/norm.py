@@ -44,8 +44,8 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, init: Init, part: config.LayerNorm, axes: Axes, over: int | None = None):
         names, sizes = zip(*axes, strict=True)
-        self.eps, self.over = part.eps, over or len(axes)
-        self.weight = init(sizes, names, constant(1.0)) if part.scale else None
+        self.eps, self.offset, self.over = part.eps, part.offset, over or len(axes)
+        self.weight = init(sizes, names, constant(1.0 - part.offset)) if part.scale else None
         self.bias = init(sizes, names, zeros) if part.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -53,7 +53,7 @@ class LayerNorm(nnx.Module):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         centred = wide - _mean(wide, self.over)
         y = centred * jax.lax.rsqrt(_mean(centred * centred, self.over) + self.eps)
-        y = y if self.weight is None else y * self.weight[...]
+        y = y if self.weight is None else y * (self.weight[...] + self.offset if self.offset else self.weight[...])
         return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
 
 

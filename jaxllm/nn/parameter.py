@@ -1,7 +1,7 @@
 """One declaration per weight, and one module per part of a config."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,11 @@ class Init:
 
     rngs: nnx.Rngs | None
     dtype: jnp.dtype
+
+    @property
+    def wide(self) -> "Init":
+        """The same for parameters that are float32 or wider in any model."""
+        return replace(self, dtype=jnp.promote_types(self.dtype, jnp.float32))
 
     def __call__(
         self, shape: tuple[int, ...], axes: tuple[str, ...], initializer: Initializer = normal(0.02)

@@ -39,28 +39,6 @@ class Rotary(nnx.Module):
         cos, sin = rotary_tables(self.part, self.dim, span.positions(x.shape[1]), span.lengths)
         return rotate(x, cos, sin, self.part.interleaved)
 
-    def returned(self, keys: jax.Array, span: Span) -> jax.Array:
-        """Cached keys [B S K H] of rows that this call makes longer than the original length, turned anew.
-
-        LongRoPE gives all positions of such a row other frequencies.
-        """
-        scaling = self.part.scaling
-        if not isinstance(scaling, config.LongScaling):
-            return keys
-        crossing = (span.start <= scaling.original_length) & (span.lengths > scaling.original_length)
-
-        def turn(keys: jax.Array) -> jax.Array:
-            positions = jnp.arange(keys.shape[1], dtype=jnp.int32)[None]
-            (old_cos, old_sin), (cos, sin) = (
-                rotary_tables(self.part, self.dim, positions, lengths) for lengths in (span.start, span.lengths)
-            )  # the difference of two angles, without the rounding of a third
-            both = scaling.attention_factor**2
-            cos, sin = (cos * old_cos + sin * old_sin) / both, (sin * old_cos - cos * old_sin) / both
-            turned = rotate(keys, cos, sin, self.part.interleaved)
-            return jnp.where(crossing[:, None, None, None], turned, keys)
-
-        return jax.lax.cond(crossing.any(), turn, lambda keys: keys, keys)
-
 
 def rotary_tables(
     part: config.Rotary, dim: int, positions: jax.Array, lengths: jax.Array
