@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from conversion.architectures import architecture
-from conversion.files import read_json
+from conversion.files import parse_object
 from conversion.keys import Keys
 from conversion.source import Source, open_source
 from conversion.table import Table, claim
@@ -24,11 +24,10 @@ class Translation(NamedTuple):
     source: Source
     part: config.Decoder
     table: Table
-    dtype: np.dtype  # the one that most of the weights are stored in
 
 
 def translate(source: Source) -> Translation:
-    """Our config from the source's, every key of which is accounted for.
+    """Our config from the source's, every key of which is accounted for; the weights are not opened.
 
     Raises:
         InputError: an architecture or a key that is not supported.
@@ -38,7 +37,7 @@ def translate(source: Source) -> Translation:
     part = module.from_hf(keys)
     keys.finish()
     part = dataclasses.replace(part, eos_token_ids=_eos_token_ids(source, part))
-    return Translation(source, part, module.TABLE, _stored_dtype(source))
+    return Translation(source, part, module.TABLE)
 
 
 def convert(
@@ -60,18 +59,25 @@ def convert(
 
 def write(translation: Translation, target: Path, dtype: np.dtype | None = None) -> Path:
     """Claims every tensor of a translated source and writes the native checkpoint."""
-    source, part, table, stored = translation
-    arrays = list(claim(table, abstract(part), source.tensors, dtype))
+    source, part, table = translation
+    arrays = list(claim(table, abstract(part, dtype or np.float32), source.tensors, dtype is not None))
+    stored = stored_dtype(source)
     manifest = {
         "source": str(source.path),
         "layout": source.layout,
         "dtype": str(dtype or stored),
+        "source_dtype": str(stored),
         "hf_config": source.config,
     }
     return checkpoint.save(target, part, arrays, manifest, source.auxiliary)
 
 
-def _stored_dtype(source: Source) -> np.dtype:
+def stored_dtype(source: Source) -> np.dtype:
+    """The dtype that most of the weights are stored in.
+
+    Raises:
+        InputError: there are none.
+    """
     sizes: Counter[np.dtype] = Counter()
     for tensor in source.tensors.values():
         if tensor.dtype.kind in "fV":
@@ -85,5 +91,5 @@ def _eos_token_ids(source: Source, part: config.Decoder) -> tuple[int, ...]:
     """`generation_config.json`, if there is one, has the last word on what ends a text, as in Transformers."""
     for file in source.auxiliary:
         if file.name == "generation_config.json":
-            return Keys(read_json(file), file.name).token_ids("eos_token_id", None)
+            return Keys(parse_object(file.read_bytes(), file.name), file.name).token_ids("eos_token_id", None)
     return part.eos_token_ids

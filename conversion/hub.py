@@ -1,5 +1,6 @@
 """Checkpoints by name, from the Hugging Face hub or its local cache."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from conversion.files import one_line
@@ -14,23 +15,30 @@ WEIGHTS = (
 )
 
 
-def download(repo: str, revision: str | None, others: tuple[str, ...]) -> Path:
-    """The local directory with a repository's weights, in one format, and the `others` among its files.
+def download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """The local directory with those files of a repository whose names match one of the patterns.
 
     Raises:
         InputError: neither the hub nor its cache gives it.
     """
     import huggingface_hub
 
+    try:
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub's, the network's and the file system's, which share no base
+        raise InputError(f"{repo}: no such directory, and not had from the hub: {_reason(error)}") from None
+
+
+def download_weights(repo: str, revision: str | None) -> Path:
+    """The local directory with a repository's weights, in one format.
+
+    Raises:
+        InputError: neither the hub nor its cache gives it.
+    """
     directory = Path()
-    for weights in WEIGHTS:
-        patterns = [*others, *weights]
-        try:
-            found = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)
-        except Exception as error:  # the hub's, the network's and the file system's, which share no base
-            raise InputError(f"{repo}: no such directory, and not had from the hub: {_reason(error)}") from None
-        directory = Path(found)
-        if any(path for pattern in weights for path in directory.glob(pattern)):
+    for patterns in WEIGHTS:
+        directory = download(repo, revision, patterns)
+        if any(path for pattern in patterns for path in directory.glob(pattern)):
             break
     return directory
 

@@ -9,6 +9,8 @@ import numpy as np
 from conversion.source import Source
 from jaxllm.errors import InputError
 
+_EXPERTS = {"experts_implementation": "eager"}  # its grouped matmul asks for aligned sizes
+
 
 class Reference:
     """A checkpoint in Transformers on the CPU, in float32 or float64.
@@ -27,14 +29,14 @@ class Reference:
         transformers.utils.logging.disable_progress_bar()
         kind = getattr(torch, dtype)
         auto = transformers.AutoModelForCausalLM
-        if source.layout in ("mistral", "meta"):  # layouts that Transformers does not read
+        if source.layout in ("mistral", "meta", "gguf"):  # not what Transformers itself reads
             config = transformers.AutoConfig.for_model(**source.config)
-            self._model: Any = auto.from_config(config, dtype=kind)
+            self._model: Any = auto.from_config(config, dtype=kind, **_EXPERTS)
             missing, unknown = self._model.load_state_dict(_state(source, kind), strict=False)
             if unknown or set(missing) - set(self._model._tied_weights_keys or {}):
                 raise InputError(f"{source.path}: Transformers misses {missing} and does not know {unknown}")
         else:
-            self._model = auto.from_pretrained(source.path, dtype=kind)
+            self._model = auto.from_pretrained(source.path, dtype=kind, **_EXPERTS)
         self._model.eval()
 
     def states(self, tokens: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

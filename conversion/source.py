@@ -4,17 +4,22 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from reprlib import repr as shown  # short, however long or deep
 from typing import Any
 
 from conversion.files import Tensor, first, plain_name, read_json, require_file
-from conversion.hub import download
+from conversion.gguf import present_gguf
+from conversion.hub import download, download_weights
 from conversion.layouts import present
 from conversion.params import read_params
 from conversion.pickled import read_pickle
+from conversion.quantized import Present, unquantized
 from conversion.safetensor_files import read_safetensors
+from jaxllm.checkpoint import File
 from jaxllm.errors import InputError
+from jaxllm.text.load import only_gguf
 
 __all__ = ["Source", "Tensor", "locate", "open_source"]
 
@@ -30,50 +35,110 @@ AUXILIARY = (
     "generation_config.json",
 )
 INDEX = ".index.json"
-DESCRIPTIONS = (
-    *("config.json", "params.json"),
-    *(f"{stem}{INDEX}" for stem in ("model.safetensors", "pytorch_model.bin", "consolidated.safetensors")),
-)
+INDEXES = tuple(f"{stem}{INDEX}" for stem in ("model.safetensors", "pytorch_model.bin", "consolidated.safetensors"))
+DESCRIPTIONS = ("config.json", "params.json", *INDEXES)
 REPOSITORY = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 
 Reader = Callable[[Path], dict[str, Tensor]]
+Weights = tuple[str, Mapping[str, Tensor]]  # their layout, and the tensors by Hugging Face's names
+READERS: tuple[tuple[str, str, Reader], ...] = (
+    ("safetensors", "model.safetensors", read_safetensors),
+    ("pytorch", "pytorch_model.bin", read_pickle),
+)
 
 
 @dataclass(frozen=True)
 class Source:
     """A checkpoint as Hugging Face spells it, whatever files it came in.
 
-    `layout` is "safetensors", "pytorch", "mistral" or "meta"; `config` is config.json, or for the latter two what it
-    would have been; `tensors` go by Hugging Face's names; `auxiliary` are the files of the tokenizer and of
-    generation, to be carried along as they came.
+    `config` is config.json, or for other layouts than Hugging Face's what it would have been; `auxiliary` are the files
+    of the tokenizer and of generation, to be carried along as they came, and the vocabulary of a GGUF file without its
+    weights. The weights are opened, and a hub's are downloaded, when they are first asked for.
     """
 
     path: Path
-    layout: str
     config: dict[str, Any]
-    tensors: Mapping[str, Tensor]
-    auxiliary: tuple[Path, ...]
+    auxiliary: tuple[File, ...]
+    open_weights: Callable[[], Weights]
+
+    @property
+    def layout(self) -> str:
+        """One of "safetensors", "pytorch", "mistral", "meta", "gguf"."""
+        return self._weights[0]
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The tensors by Hugging Face's names; the data are read by each one's `read()`.
+
+        Raises:
+            InputError: there are none, or not a whole, consistent set; one line that names the culprit.
+        """
+        return self._weights[1]
+
+    @cached_property
+    def _weights(self) -> Weights:
+        return self.open_weights()
 
 
 def open_source(path_or_repo: str | Path, revision: str | None = None) -> Source:
-    """Opens a directory, or a repository of the hub by its name, `owner/name`.
+    """Opens a directory, a GGUF file, or a repository of the hub by its name, `owner/name`.
 
     Recognised are Hugging Face's layout (config.json with model.safetensors or pytorch_model.bin, in one file or in
     shards with an index), Mistral's and Meta's own (params.json with consolidated.safetensors or the model-parallel
-    shards consolidated.NN.pth), in this order and with safetensors before pickles. The names, shapes and dtypes of
-    all tensors are checked here; the data are read by each tensor's `read()`.
+    shards consolidated.NN.pth), in this order and with safetensors before pickles, and in a directory without any of
+    these a GGUF file (or the shards of one). Of Hugging Face's layout only the config is read here; the others' tell
+    part of it by their tensors, so that all names, shapes and dtypes are read and checked.
 
     Raises:
         InputError: it is no such checkpoint, or not a whole one; one line that names the culprit.
     """
-    path = locate(path_or_repo, revision)
-    layout, config, tensors = _open(path)
+    path, fetch = locate(path_or_repo, revision), partial(locate, path_or_repo, revision, weights=True)
+    if os.path.isfile(path):
+        return _open_gguf(path, path)
+    if not (described := _is_described(path)):
+        path = fetch()
     auxiliary = tuple(path / name for name in AUXILIARY if os.path.isfile(path / name))
-    return Source(path, layout, config, tensors, auxiliary)
+    if described or _is_described(path):
+        config, present_plain = unquantized(read_json(path / "config.json"))
+        return Source(path, config, auxiliary, lambda: _open_weights(fetch(), present_plain))
+    if _has(path, "params.json"):
+        params = read_params(path / "params.json")
+        config, tensors = present(params, _read_own(path))
+        return Source(path, config, auxiliary, lambda: (params.layout, tensors))
+    if (file := only_gguf(path)) is not None:
+        return _open_gguf(path, file, auxiliary)
+    raise _unrecognised(path)
 
 
-def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
-    """The directory of a checkpoint: the path given, or where the hub's files of that name lie.
+def _is_described(path: Path) -> bool:
+    """Whether the directory is in Hugging Face's layout, as far as can be seen without the weights of a hub."""
+    if any(_has(path, name) for _, stem, _ in READERS for name in (stem, stem + INDEX)):
+        return True
+    return _has(path, "config.json") and not _has(path, "params.json") and not any(path.glob("*.gguf"))
+
+
+def _open_weights(path: Path, present_plain: Present) -> Weights:
+    for layout, stem, read in READERS:
+        if _has(path, stem) or _has(path, stem + INDEX):
+            return layout, present_plain(_read_weights(path, stem, read))
+    raise _unrecognised(path)
+
+
+def _unrecognised(path: Path) -> InputError:
+    kinds = "model.safetensors, pytorch_model.bin, .index.json of these, params.json or .gguf"
+    return InputError(f"{path}: not a checkpoint: no {kinds}")
+
+
+def _open_gguf(path: Path, file: Path, auxiliary: tuple[File, ...] = ()) -> Source:
+    config, tensors, vocabulary = present_gguf(file)
+    carried = auxiliary if vocabulary is None else (*auxiliary, vocabulary)
+    return Source(path, config, carried, lambda: ("gguf", tensors))
+
+
+def locate(path_or_repo: str | Path, revision: str | None = None, *, weights: bool = False) -> Path:
+    """The directory or GGUF file of a checkpoint: the path given, or where the hub's files of that name lie.
+
+    Of a hub's only those that describe the checkpoint are downloaded, or with `weights` those that hold them.
 
     Raises InputError if there is none.
     """
@@ -82,27 +147,15 @@ def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
         if revision is not None:
             raise InputError(f"{path}: a directory has no revision {revision!r}")
         return path
+    if path.suffix == ".gguf" and os.path.isfile(path):
+        if revision is not None:
+            raise InputError(f"{path}: a file has no revision {revision!r}")
+        return path
     if os.path.exists(path):
-        raise InputError(f"{path}: not a directory; give the one that holds the checkpoint")
+        raise InputError(f"{path}: not a directory or GGUF file; give the directory that holds the checkpoint")
     if not REPOSITORY.fullmatch(name):
         raise InputError(f"{name!r}: this path does not exist, nor is it the name of a hub repository, owner/name")
-    return download(name, revision, DESCRIPTIONS + AUXILIARY)
-
-
-def _open(path: Path) -> tuple[str, dict[str, Any], Mapping[str, Tensor]]:
-    readers: tuple[tuple[str, str, Reader], ...] = (
-        ("safetensors", "model.safetensors", read_safetensors),
-        ("pytorch", "pytorch_model.bin", read_pickle),
-    )
-    for layout, stem, read in readers:
-        if _has(path, stem) or _has(path, stem + INDEX):
-            return layout, read_json(path / "config.json"), _read_weights(path, stem, read)
-    if _has(path, "params.json"):
-        params = read_params(path / "params.json")
-        return params.layout, *present(params, _read_own(path))
-    raise InputError(
-        f"{path}: not a checkpoint: no model.safetensors, pytorch_model.bin (or their .index.json) or params.json"
-    )
+    return download_weights(name, revision) if weights else download(name, revision, DESCRIPTIONS + AUXILIARY)
 
 
 def _has(path: Path, name: str) -> bool:

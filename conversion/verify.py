@@ -9,13 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from conversion.convert import translate, write
+from conversion.convert import Translation, translate, write
+from conversion.export import export
+from conversion.files import same_bytes
 from conversion.reference import Reference
-from conversion.source import open_source
+from conversion.source import Source, open_source
+from conversion.table import bind, with_prefix
 from jaxllm import checkpoint, config
 from jaxllm.errors import InputError
 from jaxllm.generation.tokens import generate_tokens
-from jaxllm.models.decoder import Decoder
+from jaxllm.models.decoder import Decoder, abstract
 from jaxllm.nn.position import Span
 from jaxllm.sharding import make_mesh
 
@@ -35,20 +38,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found; `greedy` counts the tokens that agree, of `greedy_total`."""
+    """What `verify` found.
+
+    `greedy` counts the tokens that agree, of `greedy_total`; `round_trip` tells whether an export has the tensors of
+    the source, bit for bit.
+    """
 
     source: str
     model_type: str
     logits: list[Row]
     greedy: int
     greedy_total: int
+    round_trip: bool
     layers: list[Row] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether all logits are within bounds and all greedy tokens agree."""
+        """Whether all logits are within bounds, all greedy tokens agree and the export is the source."""
         within = all(row.difference <= row.bound for row in self.logits if row.bound is not None)
-        return within and self.greedy == self.greedy_total
+        return within and self.greedy == self.greedy_total and self.round_trip
 
     def print(self) -> None:
         """A table on stdout."""
@@ -59,6 +67,7 @@ class Report:
         for row in [*self.logits, *self.layers]:
             table.add_row(row.name, f"{row.difference:.2e}", f"{row.bound:.0e}" if row.bound else "")
         table.add_row("greedy tokens", f"{self.greedy} of {self.greedy_total}", "all")
+        table.add_row("exported again", "bit for bit" if self.round_trip else "DIFFERS", "bit for bit")
         table.add_row("verdict", "passed" if self.passed else "FAILED", "")
         Console().print(table)
 
@@ -68,6 +77,7 @@ def verify(source: str | Path, revision: str | None = None, *, layers: bool = Fa
 
     Logits of a batch of random tokens, and greedy tokens of a ragged batch; with `layers` also the residual stream
     after each layer but the last. Both sides run on the CPU: elsewhere float32 products may be rounded on their way.
+    The converted checkpoint is also exported again, and compared with the source.
 
     Raises:
         InputError: the source cannot be converted, or PyTorch is not installed.
@@ -75,8 +85,10 @@ def verify(source: str | Path, revision: str | None = None, *, layers: bool = Fa
     if checkpoint.is_checkpoint(Path(source)):
         raise InputError(f"{source}: is a native checkpoint; verify takes the one that it was converted from")
     opened, cpu = open_source(source, revision), make_mesh(devices=jax.devices("cpu")[:1])
+    translation = translate(opened)
     with tempfile.TemporaryDirectory() as work:
-        native = write(translate(opened), Path(work) / "native")
+        native = write(translation, Path(work) / "native")
+        same = _same_again(translation, export(native, Path(work) / "exported"))
         rows, depth, tokens = [], [], _tokens(checkpoint.read_config(native))
         for dtype, bound in BOUNDS.items():
             with jax.enable_x64(dtype == "float64"):
@@ -85,8 +97,16 @@ def verify(source: str | Path, revision: str | None = None, *, layers: bool = Fa
                 rows.append(Row(f"logits, {dtype}", _difference(_logits(model, tokens), logits), bound))
                 if layers:
                     depth += _compare_layers(model, tokens, states, dtype)
-        agree, total = _compare_greedy(checkpoint.restore(native, cpu, "float32"), Reference(opened, "float32"), tokens)
-    return Report(str(source), opened.config["model_type"], rows, agree, total, depth)
+        agree, total = _compare_greedy(checkpoint.restore(native, cpu, "float32"), opened, tokens)
+    return Report(str(source), opened.config["model_type"], rows, agree, total, same, depth)
+
+
+def _same_again(translation: Translation, exported: Path) -> bool:
+    """Whether an export has every tensor that the source gives the model, and each bit for bit."""
+    source, part, table = translation
+    wanted = {name for binding in bind(table.rows, abstract(part)) for name in binding.theirs}
+    theirs, written = with_prefix(table, source.tensors), open_source(exported).tensors
+    return written.keys() == wanted and all(same_bytes(tensor, theirs[name]) for name, tensor in written.items())
 
 
 def _tokens(part: config.Decoder) -> np.ndarray:
@@ -114,10 +134,13 @@ def _compare_layers(model: Decoder, tokens: np.ndarray, states: Sequence[np.ndar
     return rows
 
 
-def _compare_greedy(model: Decoder, reference: Reference, tokens: np.ndarray) -> tuple[int, int]:
-    """How many tokens of a ragged batch agree, and of how many."""
+def _compare_greedy(model: Decoder, source: Source, tokens: np.ndarray) -> tuple[int, int]:
+    """How many tokens of a ragged batch agree with each row's alone, and of how many.
+
+    In a new model each: Transformers' dynamic rotary positions follow the longest row that a model has seen.
+    """
     room = min(NEW_TOKENS, model.config.context - tokens.shape[1])
     prompts = [row[: max(1, tokens.shape[1] // (index + 1))].tolist() for index, row in enumerate(tokens)]
     ours = generate_tokens(model, prompts, max_new_tokens=room, eos_token_id=[])
-    theirs = reference.greedy(prompts, room)
+    theirs = [Reference(source, "float32").greedy([prompt], room)[0] for prompt in prompts]
     return sum(a == b for row in zip(ours, theirs, strict=True) for a, b in zip(*row, strict=True)), room * len(prompts)

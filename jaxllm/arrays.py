@@ -24,7 +24,7 @@ class Array(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def write_arrays(path: Path, arrays: Sequence[Array]) -> dict[str, str]:
+def write_arrays(path: Path, arrays: Sequence[Array], description: str = "converting") -> dict[str, str]:
     """Writes a store of nested names (at the dots) with a bar for progress; a checksum for each name.
 
     Raises:
@@ -32,11 +32,9 @@ def write_arrays(path: Path, arrays: Sequence[Array]) -> dict[str, str]:
     """
     from orbax.checkpoint.experimental import v1 as ocp
 
-    total, free = sum(array.nbytes for array in arrays), shutil.disk_usage(path.parent).free
-    if total > free:
-        raise OSError(f"{total / 1e6:,.0f} MB are needed, but only {free / 1e6:,.0f} MB are free")
-    checksums: dict[str, str] = {}
-    with byte_progress("converting", total) as advance:
+    total, checksums = sum(array.nbytes for array in arrays), {}
+    require_room(path.parent, total)
+    with byte_progress(description, total) as advance:
         for group in _groups(arrays):
             values = {array.name: np.ascontiguousarray(array.read()) for array in group}
             with _orbax_errors(OSError, ""):
@@ -48,9 +46,29 @@ def write_arrays(path: Path, arrays: Sequence[Array]) -> dict[str, str]:
     return checksums
 
 
+def require_room(directory: Path, nbytes: int) -> None:
+    """Raises OSError where a file system has less room than that."""
+    if nbytes > (free := shutil.disk_usage(directory).free):
+        raise OSError(f"{nbytes / 1e6:,.0f} MB are needed, but only {free / 1e6:,.0f} MB are free")
+
+
 def checksum(array: np.ndarray) -> str:
     """The CRC-32 of the data."""
     return f"crc32:{zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data):08x}"
+
+
+def stored_arrays(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shape and dtype of every array, as stored; nothing else is read.
+
+    Raises:
+        InputError: the store is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    with _orbax_errors(InputError, f"{path.parent}: cannot be read: "):
+        state: Any = path.absolute() / "state"  # any path will do, whatever the annotation asks for
+        tree = ocp.PyTreeCheckpointHandler().metadata(state).tree
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in _flat(tree)}
 
 
 def read_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, SingleDeviceSharding
 
 from jaxllm import config
-from jaxllm.arrays import Array, checksum, read_arrays, write_arrays
+from jaxllm.arrays import Array, checksum, read_arrays, stored_arrays, write_arrays
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder, abstract
 from jaxllm.nn.parameter import named_parameters, replace_parameters
@@ -32,6 +32,19 @@ from jaxllm.sharding import named_sharding
 FORMAT = 1
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _ARRAYS = "arrays"
+
+
+class File(Protocol):
+    """A small file that comes along: a path, or anything with a name and content."""
+
+    @property
+    def name(self) -> str:
+        """Without a directory."""
+        ...
+
+    def read_bytes(self) -> bytes:
+        """All that it holds."""
+        ...
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -46,17 +59,17 @@ def require_vacant(target: Path) -> None:
 
 
 def save(
-    target: Path, part: config.Decoder, arrays: Iterable[Array], manifest: Mapping[str, Any], files: Iterable[Path] = ()
+    target: Path, part: config.Decoder, arrays: Iterable[Array], manifest: Mapping[str, Any], files: Iterable[File] = ()
 ) -> Path:
     """Writes a checkpoint of the given arrays, which are read a group at a time.
 
     Raises:
         InputError: the target exists, or cannot be written.
     """
-    with _written_beside(target) as work:
+    with written_beside(target) as work:
         checksums = write_arrays(work / _ARRAYS, list(arrays))
         for file in files:
-            shutil.copyfile(file, work / file.name)
+            (work / file.name).write_bytes(file.read_bytes())
         _write_json(work / "config.json", config.to_json(part))
         _write_json(work / "manifest.json", {"format": FORMAT, **manifest, "checksums": checksums})
     return target
@@ -106,7 +119,7 @@ def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None) -> Decoder:
         placed = SingleDeviceSharding(jax.devices()[0])
         if mesh is not None:
             placed = named_sharding(name, parameter.axes, parameter.shape, mesh)
-        wanted[name] = jax.ShapeDtypeStruct(parameter.shape, dtype, sharding=placed)
+        wanted[name] = jax.ShapeDtypeStruct(parameter.shape, parameter.dtype, sharding=placed)
     return replace_parameters(model, read_arrays(path / _ARRAYS, wanted))
 
 
@@ -117,7 +130,25 @@ def damaged(path: Path) -> list[str]:
         InputError: what is at `path` is not a checkpoint, or cannot be read at all.
     """
     checksums = read_manifest(path)["checksums"]
-    return [name for name in checksums if checksum(read_arrays(path / _ARRAYS, {name: ...})[name]) != checksums[name]]
+    return [name for name in checksums if checksum(read_stored(path, name)) != checksums[name]]
+
+
+def stored(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shape of every array of a checkpoint, and the dtype that it is stored in.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    return stored_arrays(path / _ARRAYS)
+
+
+def read_stored(path: Path, name: str) -> np.ndarray:
+    """One array of a checkpoint, in the dtype that it is stored in.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return read_arrays(path / _ARRAYS, {name: ...})[name]
 
 
 def float_dtype(name: Any) -> np.dtype:
@@ -142,7 +173,7 @@ def _computable(dtype: np.dtype) -> np.dtype:
 
 
 @contextmanager
-def _written_beside(target: Path) -> Iterator[Path]:
+def written_beside(target: Path) -> Iterator[Path]:
     """A hidden directory beside the target that becomes the target at the end, or vanishes."""
     require_vacant(target)
     try:

@@ -43,22 +43,26 @@ def native_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> 
     path = Path(path_or_repo).expanduser()
     if checkpoint.is_checkpoint(path):
         return path
-    directory = locate(path_or_repo, revision)
-    target = cache_dir() / "checkpoints" / f"{directory.resolve().name}-{_fingerprint(directory)}"
+    source = locate(path_or_repo, revision)
+    files = _files(source) if source == path else []  # a hub's are told by the commit, which is in the path
+    target = cache_dir() / "checkpoints" / f"{source.resolve().name}-{_fingerprint(source, files)}"
     if not checkpoint.is_checkpoint(target):
         try:
-            write(translate(open_source(directory)), target)
+            write(translate(open_source(path_or_repo, revision)), target)
         except InputError:
             if not checkpoint.is_checkpoint(target):  # else another process was quicker
                 raise
     return target
 
 
-def _fingerprint(directory: Path) -> str:
-    """Changes whenever a file of the source does, or the converter."""
-    digest = hashlib.sha256(f"{__version__} {directory.resolve()}".encode())
-    for file in sorted(directory.iterdir()):
-        if file.is_file():
-            status = file.stat()
-            digest.update(f"\0{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+def _files(source: Path) -> list[Path]:
+    return [file for file in sorted(source.iterdir()) if file.is_file()] if source.is_dir() else [source]
+
+
+def _fingerprint(source: Path, files: list[Path]) -> str:
+    """Changes whenever one of the files does, or the converter."""
+    digest = hashlib.sha256(f"{__version__} {source.resolve()}".encode())
+    for file in files:
+        status = file.stat()
+        digest.update(f"\0{file.name} {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]

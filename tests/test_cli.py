@@ -76,6 +76,12 @@ def test_chat_remembers(capsys, monkeypatch):
         (["generate", "hi", "--dtype", "float31"], "must be float32"),
         (["convert", "no-such-dir/at/all", "x"], "no-such-dir/at/all"),
         (["convert", ".", "."], "exists already"),
+        (["convert", str(DEMO)], "no target: name the directory to write, or ask for a --dry-run"),
+        (["convert", str(DEMO), "--dry-run", "--dtype", "int4"], "dtype 'int4': must be float32"),
+        (["convert", str(DEMO), ".", "--dry-run"], "exists already"),
+        (["export", str(DEMO), "."], "exists already"),
+        (["export", "no-such-dir/at/all", "x"], "no-such-dir/at/all"),
+        (["export", str(DEMO), "no-such-dir/x", "--max-shard-size", "many"], "max_shard_size 'many'"),
         (["verify", "no-such-dir/at/all"], "no-such-dir/at/all"),
     ],
 )
@@ -115,12 +121,26 @@ def test_convert_and_doctor_speak_json(capsys, checkpoint_of, tmp_path):
     assert set(json.loads(out)) >= {"versions", "devices", "caches", "attention"}
 
 
+def test_export_and_dry_run(capsys, checkpoint_of, tmp_path):
+    """What is not native is converted on the way, into the cache."""
+    words = ["export", str(checkpoint_of("llama")), str(tmp_path / "exported"), "--max-shard-size", "100KB", "--json"]
+    code, out, _ = run(capsys, *words)
+    assert (code, json.loads(out)["files"]) == (0, len(list((tmp_path / "exported").glob("*.safetensors"))))
+    code, out, _ = run(capsys, "convert", str(tmp_path / "exported"), str(tmp_path / "native"), "--dry-run", "--json")
+    assert (code, json.loads(out)["dtype"]) == (0, "float32")
+    code, out, _ = run(capsys, "convert", str(tmp_path / "exported"), "--dry-run")
+    assert f"{tmp_path / 'exported'}: llama, " in out
+    assert "an estimate" in out
+    assert not (tmp_path / "native").exists()
+
+
 @pytest.mark.torch
 def test_verify_passes_and_fails(capsys, checkpoint_of, monkeypatch):
     code, out, _ = run(capsys, "verify", str(checkpoint_of("llama")), "--layers", "--json")
     report = json.loads(out)
     assert (code, report["passed"]) == (0, True)
     assert len(report["layers"]) == 4
+    assert report["round_trip"]
     monkeypatch.setattr(sys.modules["conversion.verify"], "BOUNDS", {"float64": 0.0})
     code, out, _ = run(capsys, "verify", str(checkpoint_of("llama")))
     assert code == 1

@@ -6,11 +6,13 @@ import re
 import runpy
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from conversion.architectures import names
+from conversion.architectures import architecture, names
+from conversion.verify import BOUNDS
 from jaxllm.cli import main
 from tests import tiny
 
@@ -66,10 +68,21 @@ def test_quickstart(clone, capsys, monkeypatch):
     assert "query weights" in capsys.readouterr().out
 
 
+def rows(path: Path) -> dict[str, list[str]]:
+    """The cells of the rows of a support matrix, by model type."""
+    found = re.findall(r"^\| `(?!model_type)([\w-]+)` \| (.*) \|$", path.read_text("utf-8"), re.MULTILINE)
+    return {name: cells.split(" | ") for name, cells in found}
+
+
 def test_support_matrix():
-    """The README's table names each architecture there is, and each is in the parity matrix in two shapes at least."""
-    table = re.findall(r"^\| `(?!model_type)(\w+)` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
-    assert table == names()
-    compared = [config["model_type"] for config in tiny.CASES.values()]
-    assert all(compared.count(name) >= 2 for name in table)
-    assert set(compared) == set(table)
+    """What `python -m scripts.support_matrix` wrote: every architecture, in two shapes at least, within the bounds."""
+    full, short = rows(ROOT / "docs" / "support.md"), rows(ROOT / "README.md")
+    assert list(full) == list(short) == names()
+    compared = Counter(architecture(config["model_type"]) for config in tiny.CASES.values())
+    for name, (_, variants, float64, float32, greedy, exported) in full.items():
+        assert short[name] == full[name][:4]
+        assert int(variants) == compared[architecture(name)] >= 2, name
+        assert float(float64) <= BOUNDS["float64"], name
+        assert float(float32) <= BOUNDS["float32"], name
+        assert len(set(greedy.split(" of "))) == 1, name
+        assert exported == "bit for bit", name

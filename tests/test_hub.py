@@ -8,8 +8,11 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from conversion.hub import download
+import jaxllm
+from conversion import convert, plan
+from conversion.hub import download_weights
 from conversion.source import open_source
+from jaxllm import checkpoint
 from jaxllm.errors import InputError
 
 
@@ -56,8 +59,51 @@ def test_pickles_only_where_nothing_better_is(tmp_path, monkeypatch):
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert download("owner/name", None, ("config.json",)) == tmp_path
+    assert download_weights("owner/name", None) == tmp_path
     assert asked == ["model-*.safetensors", "pytorch_model-*.bin"]
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, checkpoint_of):
+    """The repository owner/name on a hub that keeps a list of the files it has given."""
+    given, local = [], tmp_path / "snapshot"
+    local.mkdir()
+
+    def snapshot_download(repo, revision, allow_patterns):
+        for file in checkpoint_of("llama").iterdir():
+            if any(file.match(pattern) for pattern in allow_patterns) and not (local / file.name).exists():
+                given.append(file.name)
+                (local / file.name).write_bytes(file.read_bytes())
+        return str(local)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return local, given
+
+
+def test_config_comes_first(hub, checkpoint_of, tmp_path):
+    """A dry run needs nothing else, and what is not supported costs no download of weights."""
+    local, given = hub
+    found = plan("owner/name", tmp_path / "native", dtype="bfloat16")
+    assert found.bytes == 2 * found.parameters
+    assert given == ["config.json"]
+    whole = (local / "config.json").read_text()
+    (local / "config.json").write_text('{"model_type": "llama", "spin": 0.5}')
+    for use in (lambda: convert("owner/name", tmp_path / "native"), lambda: jaxllm.load("owner/name")):
+        with pytest.raises(InputError, match=r"spin=0.5 is not supported"):
+            use()
+    assert given == ["config.json"]
+    (local / "config.json").write_text(whole)
+    assert checkpoint.damaged(convert("owner/name", tmp_path / "native")) == []
+    assert given == ["config.json", "model.safetensors"]
+
+
+def test_loaded_from_the_hub_once(hub, monkeypatch):
+    _, given = hub
+    model, _ = jaxllm.load("owner/name")
+    monkeypatch.delattr("jaxllm.pretrained.open_source")
+    again, _ = jaxllm.load("owner/name")
+    assert model.config == again.config
+    assert given == ["config.json", "model.safetensors"]
 
 
 def test_errors_are_one_line(monkeypatch):

@@ -240,4 +240,4 @@ def test_no_torch(tmp_path, monkeypatch):
     write_hf(tmp_path, tiny("llama"), "pytorch")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match=r'pytorch_model.bin: .*pip install "jaxllm\[torch\]"'):
-        open_source(tmp_path)
+        _ = open_source(tmp_path).tensors

@@ -7,10 +7,17 @@ import sys
 from collections.abc import Sequence
 
 from jaxllm import __version__
-from jaxllm.cli import chat, convert, doctor, generate, verify
+from jaxllm.cli import chat, convert, doctor, export, generate, verify
 from jaxllm.errors import InputError
 
-VERBS = {"generate": generate, "chat": chat, "convert": convert, "verify": verify, "doctor": doctor}
+VERBS = {
+    "generate": generate,
+    "chat": chat,
+    "convert": convert,
+    "export": export,
+    "verify": verify,
+    "doctor": doctor,
+}
 
 
 def parser() -> argparse.ArgumentParser:

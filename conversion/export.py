@@ -1,0 +1,162 @@
+"""From a native checkpoint back to Hugging Face's layout, bit for bit."""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conversion.architectures import architecture
+from conversion.files import Tensor
+from conversion.safetensor_files import write_safetensors
+from conversion.table import Binding, bind
+from jaxllm import checkpoint
+from jaxllm.arrays import checksum, require_room
+from jaxllm.errors import InputError
+from jaxllm.models.decoder import abstract
+from jaxllm.nn.parameter import named_parameters
+from jaxllm.progress import byte_progress
+
+WEIGHTS = "model.safetensors"
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+OURS = {"config.json", "manifest.json"}  # the files of a native checkpoint that are not carried along
+
+# Transformers' classes that are not named after the model_type by the rule of `_class_name`.
+CLASSES = {
+    "biogpt": "BioGptForCausalLM",
+    "codegen": "CodeGenForCausalLM",
+    "ernie4_5": "Ernie4_5ForCausalLM",
+    "ernie4_5_moe": "Ernie4_5_MoeForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "gpt_bigcode": "GPTBigCodeForCausalLM",
+    "gpt_neo": "GPTNeoForCausalLM",
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "gpt_neox_japanese": "GPTNeoXJapaneseForCausalLM",
+    "gptj": "GPTJForCausalLM",
+    "granitemoe": "GraniteMoeForCausalLM",
+    "openai-gpt": "OpenAIGPTLMHeadModel",
+    "opt": "OPTForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "stablelm": "StableLmForCausalLM",
+}
+
+
+def export(source: str | Path, target: str | Path, max_shard_size: int | str = "5GB") -> Path:
+    """Writes a native checkpoint in Hugging Face's layout to the directory `target`; returns its path.
+
+    Every tensor has the name that Transformers gives it and the dtype that it is stored in: without a dtype given to
+    `convert`, bit for bit what was converted. One parameter is in memory at a time. Nothing is left behind when it
+    fails.
+
+    Raises:
+        InputError: the source is no native checkpoint or a damaged one, or the target exists or cannot be written.
+    """
+    source, target, most = Path(source).expanduser(), Path(target), _nbytes(max_shard_size)
+    manifest = checkpoint.read_manifest(source)
+    config = _config(source, manifest)
+    tensors = _tensors(source, config["model_type"], manifest["checksums"])
+    with checkpoint.written_beside(target) as work:
+        _write_weights(work, _shards(tensors, most))
+        _write_json(work / "config.json", config)
+        for file in sorted(source.iterdir()):
+            if file.is_file() and file.name not in OURS:
+                shutil.copyfile(file, work / file.name)
+    return target
+
+
+def _config(source: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json that was converted; its dtype is ours if another was asked for, and its class is named."""
+    config, dtype = manifest.get("hf_config"), manifest["dtype"]
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise InputError(f"{source}: manifest.json has no hf_config, so what Hugging Face would call it is not known")
+    if dtype != manifest.get("source_dtype", dtype):
+        config |= {key: dtype for key in ("torch_dtype", "dtype") if key in config}
+    return {"architectures": [_class_name(config["model_type"])]} | config
+
+
+def _class_name(model_type: str) -> str:
+    words = [word[:1].upper() + word[1:] for word in model_type.split("_")]
+    return CLASSES.get(model_type) or f"{''.join(words)}ForCausalLM"
+
+
+def _tensors(source: Path, model_type: str, checksums: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors by Hugging Face's names, in the order of the layers; those of one binding stand together."""
+    model, stored = abstract(checkpoint.read_config(source)), checkpoint.stored(source)
+    for name, parameter in named_parameters(model):
+        if name not in stored or stored[name].shape != parameter.shape or name not in checksums:
+            raise InputError(f"{source}: tensor {name}: missing, or not of the shape that config.json asks for")
+    bindings = sorted(bind(architecture(model_type).TABLE.rows, model), key=lambda binding: _natural(binding.theirs[0]))
+
+    @lru_cache(maxsize=1)
+    def join(index: int) -> list[np.ndarray]:
+        return bindings[index].join([_read(source, name, checksums[name]) for name in bindings[index].ours])
+
+    return {
+        name: Tensor(
+            binding.their_shape, _dtype(binding, stored), partial(lambda i, j: join(i)[j], index, position), source
+        )
+        for index, binding in enumerate(bindings)
+        for position, name in enumerate(binding.theirs)
+    }
+
+
+def _dtype(binding: Binding, stored: Mapping[str, Any]) -> np.dtype:
+    return np.result_type(*{stored[name].dtype for name in binding.ours})
+
+
+def _read(source: Path, name: str, expected: str) -> np.ndarray:
+    array = checkpoint.read_stored(source, name)
+    if checksum(array) != expected:
+        raise InputError(f"{source}: tensor {name} is damaged: not what was written")
+    return array
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key to sort names by, in which layer 2 comes before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _shards(tensors: Mapping[str, Tensor], most: int) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file, at most `most` bytes or one tensor, under the names that Transformers gives them."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > most:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    stem, suffix = WEIGHTS.split(".")
+    count = len(shards)
+    return {f"{stem}-{i:05}-of-{count:05}.{suffix}" if count > 1 else WEIGHTS: s for i, s in enumerate(shards, 1)}
+
+
+def _write_weights(work: Path, shards: Mapping[str, Mapping[str, Tensor]]) -> None:
+    tensors = [tensor for shard in shards.values() for tensor in shard.values()]
+    total = sum(tensor.nbytes for tensor in tensors)
+    require_room(work, total)
+    with byte_progress("exporting", total) as advance:
+        for file, shard in shards.items():
+            write_safetensors(work / file, shard, advance)
+    if len(shards) > 1:
+        sizes = {"total_parameters": sum(math.prod(tensor.shape) for tensor in tensors), "total_size": total}
+        weight_map = {name: file for file, shard in shards.items() for name in shard}
+        _write_json(work / f"{WEIGHTS}.index.json", {"metadata": sizes, "weight_map": weight_map})
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _nbytes(size: int | str) -> int:
+    """A number of bytes, given as such or as in "5GB"."""
+    found = re.fullmatch(r"\s*(\d+)\s*([KMGT]?B?)\s*", str(size).upper(), re.ASCII)
+    if found is None or found[2] not in UNITS or not (nbytes := int(found[1]) * UNITS[found[2]]):
+        raise InputError(f"max_shard_size {size!r}: must be a number of bytes, KB, MB, GB or TB, as in 5GB")
+    return nbytes

@@ -1,0 +1,145 @@
+"""What a conversion would do, told by the source's config: nothing of the weights is read or written."""
+
+import math
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import disk_usage
+from typing import Any
+
+import numpy as np
+
+from conversion.convert import Translation, stored_dtype, translate
+from conversion.files import read_json
+from conversion.source import INDEXES, Source, open_source
+from conversion.table import claim
+from jaxllm import checkpoint
+from jaxllm.arrays import Array, write_arrays
+from jaxllm.errors import InputError
+from jaxllm.models.decoder import abstract
+from jaxllm.nn.parameter import named_parameters
+
+PROBE_BYTES = 1 << 26
+_BY_WIDTH = {2: "16-bit floats", 4: "float32", 8: "float64"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be converted to what; `seconds` is an estimate, reading or downloading the source not counted."""
+
+    source: str
+    model_type: str
+    parameters: int
+    layers: int
+    embed_dim: int
+    heads: int
+    vocab_size: int
+    context: int
+    dtype: str
+    bytes: int
+    free_bytes: int
+    seconds: float
+
+    def print(self) -> None:
+        """A few lines on stdout."""
+        from rich.filesize import decimal
+
+        enough = "" if self.bytes <= self.free_bytes else ", NOT ENOUGH"
+        print(f"{self.source}: {self.model_type}, {self.parameters:,} parameters")
+        print(
+            f"{self.layers} layers, {self.embed_dim:,} wide, of {self.heads} heads; "
+            f"a vocabulary of {self.vocab_size:,}, a context of {self.context:,}"
+        )
+        print(f"{decimal(self.bytes)} would be written in {self.dtype}; {decimal(self.free_bytes)} are free{enough}")
+        print(
+            f"about {max(1, self.seconds):,.0f} s: an estimate, from {decimal(PROBE_BYTES)} written there just now and "
+            "removed again; reading the source, or downloading it, adds to that"
+        )
+
+
+def plan(source: str | Path, target: str | Path | None = None, dtype: Any = None, revision: str | None = None) -> Plan:
+    """What `convert` would do with the same arguments; for its file system the target's is tried (or the current one).
+
+    Only configs are read (of a hub, downloaded), and where they leave the dtype open the headers of the weights;
+    Mistral's, Meta's and GGUF files tell part of the config by their tensors.
+
+    Raises:
+        InputError: `convert` would refuse the source by its config, or the target.
+    """
+    kind = dtype and checkpoint.float_dtype(dtype)
+    if target is not None:
+        checkpoint.require_vacant(Path(target))
+    opened = open_source(source, revision)
+    translation = translate(opened)
+    part = translation.part
+    parameters = sum(math.prod(parameter.shape) for _, parameter in named_parameters(abstract(part)))
+    name, nbytes = _written(translation, parameters, kind)
+    place = _place(Path() if target is None else Path(target).parent)
+    return Plan(
+        source=str(source),
+        model_type=opened.config["model_type"],
+        parameters=parameters,
+        layers=part.num_layers,
+        embed_dim=part.embed_dim,
+        heads=part.block(0).attention.heads,
+        vocab_size=part.vocab_size,
+        context=part.context,
+        dtype=name,
+        bytes=nbytes,
+        free_bytes=disk_usage(place).free,
+        seconds=round(nbytes * _seconds_per_byte(place), 1),
+    )
+
+
+def _written(translation: Translation, parameters: int, dtype: np.dtype | None) -> tuple[str, int]:
+    """The dtype that the weights would be stored in, and their size; what a config says of its own may be outdated."""
+    source, part, table = translation
+    kind = dtype or _said_dtype(source)
+    if kind is None:
+        arrays = claim(table, abstract(part), source.tensors)
+        return str(stored_dtype(source)), sum(array.nbytes for array in arrays)
+    total = 0 if dtype else _indexed_bytes(source.path)
+    if (width := round(total / parameters)) in _BY_WIDTH:  # less is quantized, and is not written so
+        return str(kind) if width == kind.itemsize else _BY_WIDTH[width], total
+    model = abstract(part, kind)
+    return str(kind), sum(math.prod(p.shape) * np.dtype(p.dtype).itemsize for _, p in named_parameters(model))
+
+
+def _said_dtype(source: Source) -> np.dtype | None:
+    said = source.config.get("dtype") or source.config.get("torch_dtype")
+    return checkpoint.float_dtype(said) if said in checkpoint.DTYPES else None
+
+
+def _indexed_bytes(path: Path) -> int:
+    """The size of all shards, or 0 where no index of them tells it."""
+    for name in INDEXES:
+        if os.path.isfile(path / name):
+            metadata = read_json(path / name).get("metadata")
+            total = metadata.get("total_size") if isinstance(metadata, dict) else None
+            return total if isinstance(total, int) and total > 0 else 0
+    return 0
+
+
+def _place(directory: Path) -> Path:
+    """The directory, or the one above it that there is."""
+    directory = directory.absolute()
+    return next(place for place in (directory, *directory.parents) if place.is_dir())
+
+
+def _seconds_per_byte(place: Path) -> float:
+    """How long it takes to write weights there, checksums included."""
+    weights = np.random.default_rng(0).standard_normal(PROBE_BYTES // 4, np.float32)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".probe.", dir=place) as work:
+            _timed_write(Path(work) / "first", weights[:1])  # imports and pools
+            return _timed_write(Path(work) / "arrays", weights) / weights.nbytes
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written: {error}") from None
+
+
+def _timed_write(path: Path, weights: np.ndarray) -> float:
+    began = time.perf_counter()
+    write_arrays(path, [Array("probe", weights.nbytes, lambda: weights)], "trying")
+    return time.perf_counter() - began
