@@ -57,13 +57,14 @@ SHORT = FULL[:5]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what is supported.")
     parser.add_argument("model_types", nargs="*", metavar="MODEL_TYPE", help="only these (default: all)")
-    rows = kept_rows()
     for model_type in parser.parse_args().model_types or names():
-        rows[model_type] = measure(model_type).full
-        write([rows[name] for name in names() if name in rows])  # at once: the next may take long, or fail
+        write(measure(model_type))  # at once: the next may take long, or fail
 
 
-def write(rows: list[str]) -> None:
+def write(new: Row) -> None:
+    """Puts a row into both tables, as they are by now."""
+    kept = kept_rows() | {new.model_type: new.full}
+    rows = [kept[name] for name in names() if name in kept]
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     bounds = " and ".join(f"{bound:.0e} in {dtype}" for dtype, bound in BOUNDS.items())
     measured = f"Last run on {datetime.date.today()} with {packages}, Python {platform.python_version()}."

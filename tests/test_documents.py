@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from conversion.architectures import architecture, names
 from conversion.verify import BOUNDS
 from jaxllm.cli import main
+from scripts import support_matrix
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +74,29 @@ def rows(path: Path) -> dict[str, list[str]]:
     """The cells of the rows of a support matrix, by model type."""
     found = re.findall(r"^\| `(?!model_type)([\w-]+)` \| (.*) \|$", path.read_text("utf-8"), re.MULTILINE)
     return {name: cells.split(" | ") for name, cells in found}
+
+
+def test_added_architecture():
+    """What the page on adding an architecture shows is what the repository holds."""
+    shown = [re.findall(r"^\+(?!\+\+ )(.*)", block, re.MULTILINE) for _, block in blocks("diff")]
+    files = [re.search(r"^\+\+\+ (.*)", block, re.MULTILINE) for _, block in blocks("diff")]
+    file, row = [(ROOT / found[1]).read_text("utf-8").splitlines() for found in files if found]
+    assert shown[0] == file
+    assert set(shown[1]) <= set(row)
+
+
+@pytest.mark.torch
+def test_support_matrix_is_measured(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    for name in ("DOCUMENT", "README"):
+        path = getattr(support_matrix, name)
+        monkeypatch.setattr(support_matrix, name, shutil.copy(path, tmp_path / path.name))
+    monkeypatch.setattr(tiny, "CASES", {"gpt2": tiny.CASES["gpt2"]})
+    monkeypatch.setattr(sys, "argv", ["support_matrix", "gpt2"])
+    support_matrix.main()
+    assert capsys.readouterr().out == "gpt2: passed\n"
+    assert rows(tmp_path / "support.md")["gpt2"][1] == "1"
+    assert rows(tmp_path / "README.md").keys() == rows(ROOT / "README.md").keys()
 
 
 def test_support_matrix():
