@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -51,13 +52,13 @@ def export(source: str | Path, target: str | Path, max_shard_size: int | str = "
     """Writes a native checkpoint in Hugging Face's layout to the directory `target`; returns its path.
 
     Every tensor has the name that Transformers gives it and the dtype that it is stored in: without a dtype given to
-    `convert`, bit for bit what was converted. One parameter is in memory at a time. Nothing is left behind when it
-    fails.
+    `convert`, bit for bit what was converted, but for experts of different dtypes, which got a common one. One
+    parameter is in memory at a time. Nothing is left behind when it fails.
 
     Raises:
         InputError: the source is no native checkpoint or a damaged one, or the target exists or cannot be written.
     """
-    source, target, most = Path(source).expanduser(), Path(target), _nbytes(max_shard_size)
+    source, target, most = Path(os.path.expanduser(source)), Path(target), nbytes_of(max_shard_size)
     manifest = checkpoint.read_manifest(source)
     config = _config(source, manifest)
     tensors = _tensors(source, config["model_type"], manifest["checksums"])
@@ -65,7 +66,7 @@ def export(source: str | Path, target: str | Path, max_shard_size: int | str = "
         _write_weights(work, _shards(tensors, most))
         _write_json(work / "config.json", config)
         for file in sorted(source.iterdir()):
-            if file.is_file() and file.name not in OURS:
+            if file.is_file() and file.name not in OURS and not (work / file.name).exists():
                 shutil.copyfile(file, work / file.name)
     return target
 
@@ -88,9 +89,10 @@ def _class_name(model_type: str) -> str:
 def _tensors(source: Path, model_type: str, checksums: Mapping[str, str]) -> dict[str, Tensor]:
     """The tensors by Hugging Face's names, in the order of the layers; those of one binding stand together."""
     model, stored = abstract(checkpoint.read_config(source)), checkpoint.stored(source)
-    for name, parameter in named_parameters(model):
-        if name not in stored or stored[name].shape != parameter.shape or name not in checksums:
-            raise InputError(f"{source}: tensor {name}: missing, or not of the shape that config.json asks for")
+    shapes = {name: parameter.shape for name, parameter in named_parameters(model)}
+    for name in shapes.keys() | stored.keys():
+        if name not in checksums or name not in stored or stored[name].shape != shapes.get(name):
+            raise InputError(f"{source}: tensor {name}: not there, or not as config.json asks for it")
     bindings = sorted(bind(architecture(model_type).TABLE.rows, model), key=lambda binding: _natural(binding.theirs[0]))
 
     @lru_cache(maxsize=1)
@@ -154,8 +156,12 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def _nbytes(size: int | str) -> int:
-    """A number of bytes, given as such or as in "5GB"."""
+def nbytes_of(size: int | str) -> int:
+    """A number of bytes, given as such or as in "5GB".
+
+    Raises:
+        InputError: it is neither, or 0.
+    """
     found = re.fullmatch(r"\s*(\d+)\s*([KMGT]?B?)\s*", str(size).upper(), re.ASCII)
     if found is None or found[2] not in UNITS or not (nbytes := int(found[1]) * UNITS[found[2]]):
         raise InputError(f"max_shard_size {size!r}: must be a number of bytes, KB, MB, GB or TB, as in 5GB")

@@ -14,7 +14,7 @@ HARMLESS = {
     "names and bookkeeping": "architectures model_type transformers_version _name_or_path name_or_path auto_map "
     "task_specific_params finetuning_task id2label label2id num_labels problem_type tokenizer_class "
     "_commit_hash license model_name _num_labels unsloth_version unsloth_fixed "
-    "is_llama_config transformers.js_config",
+    "is_llama_config transformers.js_config custom_pipelines",
     "dtype of the file, which the tensors state themselves": "torch_dtype dtype use_bfloat16",
     "training only": "router_aux_loss_coef router_jitter_noise input_jitter_noise output_router_logits "
     "initializer_range attention_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop "

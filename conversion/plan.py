@@ -13,9 +13,9 @@ import numpy as np
 
 from conversion.convert import Translation, stored_dtype, translate
 from conversion.files import read_json
-from conversion.source import INDEXES, Source, open_source
+from conversion.source import INDEX, INDEXES, Source, open_source
 from conversion.table import claim
-from jaxllm import checkpoint
+from jaxllm import checkpoint, config
 from jaxllm.arrays import Array, write_arrays
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import abstract
@@ -54,16 +54,17 @@ class Plan:
         )
         print(f"{decimal(self.bytes)} would be written in {self.dtype}; {decimal(self.free_bytes)} are free{enough}")
         print(
-            f"about {max(1, self.seconds):,.0f} s: an estimate, from {decimal(PROBE_BYTES)} written there just now and "
-            "removed again; reading the source, or downloading it, adds to that"
+            f"about {max(1, self.seconds):,.0f} s: an estimate, from a trial just now, the files of which are removed; "
+            "reading the source, or downloading it, adds to that"
         )
 
 
 def plan(source: str | Path, target: str | Path | None = None, dtype: Any = None, revision: str | None = None) -> Plan:
     """What `convert` would do with the same arguments; for its file system the target's is tried (or the current one).
 
-    Only configs are read (of a hub, downloaded), and where they leave the dtype open the headers of the weights;
-    Mistral's, Meta's and GGUF files tell part of the config by their tensors.
+    Only configs are read (of a hub, downloaded). A dtype that they leave open is told by the headers of the weights,
+    or where these are still on the hub taken for float32, as Transformers takes it. Mistral's, Meta's and GGUF files
+    tell part of the config by their tensors.
 
     Raises:
         InputError: `convert` would refuse the source by its config, or the target.
@@ -74,9 +75,9 @@ def plan(source: str | Path, target: str | Path | None = None, dtype: Any = None
     opened = open_source(source, revision)
     translation = translate(opened)
     part = translation.part
-    parameters = sum(math.prod(parameter.shape) for _, parameter in named_parameters(abstract(part)))
+    parameters = sum(math.prod(parameter.shape) for parameter in _parameters(part))
     name, nbytes = _written(translation, parameters, kind)
-    place = _place(Path() if target is None else Path(target).parent)
+    free, pace = _measured(_place(Path() if target is None else Path(target).parent), nbytes)
     return Plan(
         source=str(source),
         model_type=opened.config["model_type"],
@@ -88,23 +89,29 @@ def plan(source: str | Path, target: str | Path | None = None, dtype: Any = None
         context=part.context,
         dtype=name,
         bytes=nbytes,
-        free_bytes=disk_usage(place).free,
-        seconds=round(nbytes * _seconds_per_byte(place), 1),
+        free_bytes=free,
+        seconds=round(nbytes * pace, 1),
     )
 
 
 def _written(translation: Translation, parameters: int, dtype: np.dtype | None) -> tuple[str, int]:
     """The dtype that the weights would be stored in, and their size; what a config says of its own may be outdated."""
     source, part, table = translation
-    kind = dtype or _said_dtype(source)
-    if kind is None:
+    if dtype is not None:
+        return str(dtype), sum(math.prod(p.shape) * np.dtype(p.dtype).itemsize for p in _parameters(part, dtype))
+    said = _said_dtype(source)
+    if said is None and _is_at_hand(source.path):
         arrays = claim(table, abstract(part), source.tensors)
         return str(stored_dtype(source)), sum(array.nbytes for array in arrays)
-    total = 0 if dtype else _indexed_bytes(source.path)
-    if (width := round(total / parameters)) in _BY_WIDTH:  # less is quantized, and is not written so
-        return str(kind) if width == kind.itemsize else _BY_WIDTH[width], total
-    model = abstract(part, kind)
-    return str(kind), sum(math.prod(p.shape) * np.dtype(p.dtype).itemsize for _, p in named_parameters(model))
+    kind = said or np.dtype(np.float32)
+    width = round(_indexed_bytes(source.path) / parameters)
+    if width not in _BY_WIDTH or width == kind.itemsize:  # less is quantized, and is not written so
+        return str(kind), parameters * kind.itemsize
+    return _BY_WIDTH[width], parameters * width
+
+
+def _parameters(part: config.Decoder, dtype: Any = np.float32) -> list[Any]:
+    return [parameter for _, parameter in named_parameters(abstract(part, dtype))]
 
 
 def _said_dtype(source: Source) -> np.dtype | None:
@@ -112,9 +119,16 @@ def _said_dtype(source: Source) -> np.dtype | None:
     return checkpoint.float_dtype(said) if said in checkpoint.DTYPES else None
 
 
+def _is_at_hand(path: Path) -> bool:
+    """Whether weights are there; a hub's may not be."""
+    return path.is_file() or any(file.suffix in (".safetensors", ".bin", ".pth", ".gguf") for file in path.iterdir())
+
+
 def _indexed_bytes(path: Path) -> int:
     """The size of all shards, or 0 where no index of them tells it."""
     for name in INDEXES:
+        if os.path.lexists(path / name.removesuffix(INDEX)):  # goes before its shards
+            return 0
         if os.path.isfile(path / name):
             metadata = read_json(path / name).get("metadata")
             total = metadata.get("total_size") if isinstance(metadata, dict) else None
@@ -123,18 +137,20 @@ def _indexed_bytes(path: Path) -> int:
 
 
 def _place(directory: Path) -> Path:
-    """The directory, or the one above it that there is."""
+    """The directory, or the first above it that is there."""
     directory = directory.absolute()
-    return next(place for place in (directory, *directory.parents) if place.is_dir())
+    return next(place for place in (directory, *directory.parents) if os.path.lexists(place))
 
 
-def _seconds_per_byte(place: Path) -> float:
-    """How long it takes to write weights there, checksums included."""
-    weights = np.random.default_rng(0).standard_normal(PROBE_BYTES // 4, np.float32)
+def _measured(place: Path, nbytes: int) -> tuple[int, float]:
+    """The bytes that are free there, and how many seconds one takes to write, checksums included."""
     try:
+        free = disk_usage(place).free
+        count = max(1, min(PROBE_BYTES, nbytes, free // 2) // 4)
+        weights = np.random.default_rng(0).standard_normal(count, np.float32)
         with tempfile.TemporaryDirectory(prefix=".probe.", dir=place) as work:
             _timed_write(Path(work) / "first", weights[:1])  # imports and pools
-            return _timed_write(Path(work) / "arrays", weights) / weights.nbytes
+            return free, _timed_write(Path(work) / "arrays", weights) / weights.nbytes
     except OSError as error:
         raise InputError(f"{place}: cannot be written: {error}") from None
 

@@ -6,7 +6,7 @@ fp8 (DeepSeek-V3): 8-bit floats, and a factor for each block of a matrix.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +19,14 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
 Present = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
+
+class Quantization(NamedTuple):
+    """Its name, and the way from the tensors as they are to those that they stand for."""
+
+    name: str
+    present: Present
+
+
 _BYTES = np.arange(256, dtype=np.uint8).view(FLOAT8).astype(np.float32)
 
 
@@ -30,22 +38,22 @@ def _mxfp4_pairs() -> np.ndarray:
         return np.ldexp(nibbles, np.arange(256)[:, None, None] - 127).astype(BFLOAT16).view(np.uint16)
 
 
-def unquantized(config: dict[str, Any]) -> tuple[dict[str, Any], Present]:
-    """A config without its `quantization_config`, and how its tensors are presented as if they were not quantised.
-
-    Any method but these two is left to be refused with the rest of the config.
+def unquantized(config: dict[str, Any]) -> tuple[dict[str, Any], Quantization | None]:
+    """A config without its `quantization_config`, and what that says; any other method is left for `Keys` to refuse.
 
     Raises:
         InputError: a setting that is not supported; later, tensors that do not fit together.
     """
     settings = config.get("quantization_config")
     if not isinstance(settings, dict) or settings.get("quant_method") not in ("mxfp4", "fp8"):
-        return config, lambda tensors: tensors
+        return config, None
     keys = Keys(settings, "config.json: quantization_config")
     keys.take("modules_to_not_convert", None)  # the tensors tell
-    present = keys.choice("quant_method", {"mxfp4": _mxfp4, "fp8": _fp8})(keys)
+    method = keys.take("quant_method")
+    present = {"mxfp4": _mxfp4, "fp8": _fp8}[method](keys)
     keys.finish()
-    return {key: value for key, value in config.items() if key != "quantization_config"}, present
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    return plain, Quantization(method, present)
 
 
 def _mxfp4(keys: Keys) -> Present:

@@ -6,6 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from conversion.files import one_line
 from conversion.source import Source
 from jaxllm.errors import InputError
 
@@ -16,7 +17,7 @@ class Reference:
     """A checkpoint in Transformers on the CPU, in float32 or float64.
 
     Raises:
-        InputError: PyTorch or Transformers is not installed.
+        InputError: PyTorch or Transformers is not installed, or Transformers does not load the checkpoint.
     """
 
     def __init__(self, source: Source, dtype: str):
@@ -27,16 +28,10 @@ class Reference:
             raise InputError(f'{error.name} is not installed: pip install "jaxllm[torch]"') from None
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-        kind = getattr(torch, dtype)
-        auto = transformers.AutoModelForCausalLM
-        if source.layout in ("mistral", "meta", "gguf"):  # not what Transformers itself reads
-            config = transformers.AutoConfig.for_model(**source.config)
-            self._model: Any = auto.from_config(config, dtype=kind, **_EXPERTS)
-            missing, unknown = self._model.load_state_dict(_state(source, kind), strict=False)
-            if unknown or set(missing) - set(self._model._tied_weights_keys or {}):
-                raise InputError(f"{source.path}: Transformers misses {missing} and does not know {unknown}")
-        else:
-            self._model = auto.from_pretrained(source.path, dtype=kind, **_EXPERTS)
+        try:
+            self._model = _loaded(source, getattr(torch, dtype))
+        except Exception as error:  # its checks of a config, and whatever a config leads it into, share no base
+            raise InputError(f"{source.path}: Transformers does not load it: {one_line(error)}") from error
         self._model.eval()
 
     def states(self, tokens: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -59,6 +54,21 @@ class Reference:
         with torch.no_grad():
             out = self._model.generate(padded, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
         return out[:, longest:].tolist()
+
+
+def _loaded(source: Source, kind: Any) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if source.layout in ("safetensors", "pytorch"):
+        return AutoModelForCausalLM.from_pretrained(source.path, dtype=kind, **_EXPERTS)
+    config = AutoConfig.for_model(**source.config)  # not what Transformers reads, or not without more packages
+    model: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    loaded, info = model.from_pretrained(
+        None, config=config, state_dict=_state(source, kind), dtype=kind, output_loading_info=True, **_EXPERTS
+    )
+    if info["missing_keys"]:
+        raise InputError(f"it misses {sorted(info['missing_keys'])}")
+    return loaded
 
 
 def _state(source: Source, kind: Any) -> dict[str, Any]:

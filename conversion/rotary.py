@@ -33,8 +33,11 @@ def rotary(
     """
     theta, fraction = keys.number("rope_theta", theta), _fraction(keys, fraction)
     original = keys.size_or_none("original_max_position_embeddings", original)
+    given = keys.peek("rope_parameters") is not None  # an empty object stands for no scaling
     old, new = (_spelling(keys, name) for name in ("rope_scaling", "rope_parameters"))
-    settings = _merged(old, new) or dict(default or {})
+    beside = {"rope_theta": theta, "partial_rotary_factor": fraction}
+    beside["original_max_position_embeddings"] = original or max_length
+    settings = _older(old, new, beside) or dict({} if given else default or {})
     if original is not None and settings.setdefault("original_max_position_embeddings", original) != original:
         raise InputError("config.json: original_max_position_embeddings stands twice, with different values")
     kind = settings.get("rope_type")
@@ -50,10 +53,15 @@ def rotary_by_layer_type(
 
     The older `rope_scaling` is full attention's, and so is the context.
     """
+    older = keys.peek("rope_scaling")
+    if isinstance(older, dict) and "type" in older and "rope_type" not in older:
+        raise InputError("config.json: rope_scaling: type is not supported, rope_type is")  # v5 of theirs ignores it
     nested = Keys(keys.take("rope_parameters", None, (dict, type(None))) or {}, "config.json: rope_parameters")
     old, parts, contexts = {"full_attention": _spelling(keys, "rope_scaling")}, {}, {}
     for kind, theta in defaults.items():
-        settings = Keys(_merged(old.get(kind, {}), _spelling(nested, kind)), f"config.json: rope_parameters: {kind}")
+        given = _spelling(nested, kind)
+        merged = given | _older(old.get(kind, {}), given, beside=given)
+        settings = Keys(merged, f"config.json: rope_parameters: {kind}")
         parts[kind], contexts[kind] = _rotary(settings, max_length, head_dim, theta, None, False)
     nested.finish()
     return parts, contexts["full_attention"]
@@ -73,7 +81,9 @@ def _rotary(
 def _fraction(keys: Keys, default: float | None) -> float | None:
     if default is None:
         return keys.neutral("partial_rotary_factor", (1, None))
-    return keys.number("partial_rotary_factor", default)
+    if (fraction := keys.number_or_none("partial_rotary_factor", default)) is None:  # no two models make the same of it
+        raise InputError("config.json: partial_rotary_factor=None is not supported")
+    return fraction
 
 
 def _spelling(keys: Keys, name: str) -> dict[str, Any]:
@@ -84,10 +94,11 @@ def _spelling(keys: Keys, name: str) -> dict[str, Any]:
     return given
 
 
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    if any(old[key] != new[key] for key in old.keys() & new.keys()):
+def _older(old: dict[str, Any], new: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
+    """The older of the spellings if there, as Transformers has it; the newer may but repeat it and what is beside."""
+    if old and any((beside | old).get(key) != value for key, value in new.items()):
         raise InputError("config.json: rope_scaling and rope_parameters disagree")
-    return old | new
+    return old or new
 
 
 def _default(keys: Keys, length: int) -> tuple[None, int]:

@@ -10,14 +10,14 @@ from reprlib import repr as shown  # short, however long or deep
 from typing import Any
 
 from conversion.files import Tensor, first, plain_name, read_json, require_file
-from conversion.gguf import present_gguf
+from conversion.gguf import VOCABULARY, present_gguf
 from conversion.hub import download, download_weights
 from conversion.layouts import present
 from conversion.params import read_params
 from conversion.pickled import read_pickle
-from conversion.quantized import Present, unquantized
+from conversion.quantized import Quantization, unquantized
 from conversion.safetensor_files import read_safetensors
-from jaxllm.checkpoint import File
+from jaxllm.checkpoint import File, is_checkpoint
 from jaxllm.errors import InputError
 from jaxllm.text.load import only_gguf
 
@@ -33,6 +33,7 @@ AUXILIARY = (
     "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
+    VOCABULARY,
 )
 INDEX = ".index.json"
 INDEXES = tuple(f"{stem}{INDEX}" for stem in ("model.safetensors", "pytorch_model.bin", "consolidated.safetensors"))
@@ -63,7 +64,7 @@ class Source:
 
     @property
     def layout(self) -> str:
-        """One of "safetensors", "pytorch", "mistral", "meta", "gguf"."""
+        """One of "safetensors", "pytorch", "mistral", "meta", "gguf", or by what they are quantised: "mxfp4", "fp8"."""
         return self._weights[0]
 
     @property
@@ -95,12 +96,14 @@ def open_source(path_or_repo: str | Path, revision: str | None = None) -> Source
     path, fetch = locate(path_or_repo, revision), partial(locate, path_or_repo, revision, weights=True)
     if os.path.isfile(path):
         return _open_gguf(path, path)
+    if is_checkpoint(path):
+        raise InputError(f"{path}: is a native checkpoint; give the one that it was converted from")
     if not (described := _is_described(path)):
         path = fetch()
     auxiliary = tuple(path / name for name in AUXILIARY if os.path.isfile(path / name))
     if described or _is_described(path):
-        config, present_plain = unquantized(read_json(path / "config.json"))
-        return Source(path, config, auxiliary, lambda: _open_weights(fetch(), present_plain))
+        config, quantization = unquantized(read_json(path / "config.json"))
+        return Source(path, config, auxiliary, lambda: _open_weights(fetch(), quantization))
     if _has(path, "params.json"):
         params = read_params(path / "params.json")
         config, tensors = present(params, _read_own(path))
@@ -114,13 +117,15 @@ def _is_described(path: Path) -> bool:
     """Whether the directory is in Hugging Face's layout, as far as can be seen without the weights of a hub."""
     if any(_has(path, name) for _, stem, _ in READERS for name in (stem, stem + INDEX)):
         return True
-    return _has(path, "config.json") and not _has(path, "params.json") and not any(path.glob("*.gguf"))
+    others = _has(path, "params.json") or set(path.glob("*.gguf")) - {path / VOCABULARY}
+    return _has(path, "config.json") and not others
 
 
-def _open_weights(path: Path, present_plain: Present) -> Weights:
+def _open_weights(path: Path, quantization: Quantization | None) -> Weights:
     for layout, stem, read in READERS:
         if _has(path, stem) or _has(path, stem + INDEX):
-            return layout, present_plain(_read_weights(path, stem, read))
+            tensors = _read_weights(path, stem, read)
+            return (layout, tensors) if quantization is None else (quantization.name, quantization.present(tensors))
     raise _unrecognised(path)
 
 
@@ -142,7 +147,7 @@ def locate(path_or_repo: str | Path, revision: str | None = None, *, weights: bo
 
     Raises InputError if there is none.
     """
-    name, path = str(path_or_repo), Path(path_or_repo).expanduser()
+    name, path = str(path_or_repo), Path(os.path.expanduser(path_or_repo))
     if os.path.isdir(path):
         if revision is not None:
             raise InputError(f"{path}: a directory has no revision {revision!r}")

@@ -31,6 +31,8 @@ from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
 from jaxllm.nn.parameter import named_parameters
 
+MAX_STACKED = 1 << 16  # of tensors that are one array of ours; no model has nearly as many experts
+
 
 @dataclass(frozen=True)
 class Row:
@@ -93,41 +95,38 @@ class Binding:
         return list(array) if self.stacked else [array]
 
 
-def bind(rows: Iterable[Row], model: Decoder) -> list[Binding]:
-    """The rows that a model has parameters for, expanded over its layers.
+def bind(rows: Iterable[Row], model: Decoder) -> Iterator[Binding]:
+    """The rows that a model has parameters for, expanded over its layers; one by one, since a config may ask for any.
 
     Raises:
-        InputError: a parameter that no row, or more than one, provides.
+        InputError: too many experts; at the end, a parameter that no row, or more than one, provides.
     """
     shapes = {name: parameter.shape for name, parameter in named_parameters(model)}
-    bindings = [
-        _bind(row, i, names, [shapes[name] for name in names])
-        for row in rows
-        for i in range(len(model.layers) if "{i}" in row.theirs else 1)
-        if (names := tuple(name.format(i=i) for name in row.names)) and all(name in shapes for name in names)
-        if row.where is None or row.where(model.config.block(i))
-    ]
-    claims = Counter(name for binding in bindings for name in binding.ours)
+    claims: Counter[str] = Counter()
+    for row in rows:
+        for i in range(len(model.layers) if "{i}" in row.theirs else 1):
+            names = tuple(name.format(i=i) for name in row.names)
+            if all(name in shapes for name in names) and (row.where is None or row.where(model.config.block(i))):
+                claims.update(names)
+                yield _bind(row, i, names, [shapes[name] for name in names])
     for name in shapes:
         if claims[name] != 1:
             raise InputError(f"parameter {name}: {claims[name] or 'no'} rows of the weight table provide it")
-    return bindings
 
 
-def claim(
-    table: Table, model: Decoder, tensors: Mapping[str, Tensor], cast: bool = False
-) -> Iterator[Array]:
+def claim(table: Table, model: Decoder, tensors: Mapping[str, Tensor], cast: bool = False) -> Iterator[Array]:
     """Our parameters from their tensors, checked as a whole before anything is read; with `cast` in the model's dtypes.
 
     Raises:
-        InputError: a tensor that is missing, misshapen or unknown, named.
+        InputError: a tensor that is missing, misshapen or unknown, named; later, one that its new dtype cannot hold.
     """
     tensors = with_prefix(table, tensors)
-    bindings = bind(table.rows, model)
     dtypes = {name: np.dtype(parameter.dtype) for name, parameter in named_parameters(model)} if cast else {}
-    for binding in bindings:
+    bindings = []
+    for binding in bind(table.rows, model):
         for name in binding.theirs:
             _check(name, binding.their_shape, tensors)
+        bindings.append(binding)
     claimed = {name for binding in bindings for name in binding.theirs}
     for name in tensors.keys() - claimed:
         _check_ignored(table, model, name, tensors)
@@ -144,6 +143,8 @@ def with_prefix(table: Table, tensors: Mapping[str, Tensor]) -> Mapping[str, Ten
 
 def _bind(row: Row, layer: int, names: tuple[str, ...], shapes: Sequence[tuple[int, ...]]) -> Binding:
     stacked = "{e}" in row.theirs
+    if stacked and shapes[0][0] > MAX_STACKED:
+        raise InputError(f"tensors {row.theirs.format(i=layer, e='*')}: {shapes[0][0]} of them are too many")
     theirs = tuple(row.theirs.format(i=layer, e=e) for e in range(shapes[0][0] if stacked else 1))
     return Binding(names, theirs, stacked, Pattern(row.pattern, tuple(shapes), row.along))
 
@@ -151,14 +152,34 @@ def _bind(row: Row, layer: int, names: tuple[str, ...], shapes: Sequence[tuple[i
 def _arrays(binding: Binding, tensors: Sequence[Tensor], dtypes: Mapping[str, np.dtype]) -> Iterator[Array]:
     """An array for each of our names; the parts of a fused tensor are read one by one, being views of one map."""
     for index, name in enumerate(binding.ours):
-        kept = dtypes.get(name, np.result_type(*{tensor.dtype for tensor in tensors}))  # experts may differ
+        kept = dtypes.get(name) or _common({tensor.dtype for tensor in tensors})
         nbytes = math.prod(binding.pattern.targets[index]) * kept.itemsize
         yield Array(name, nbytes, partial(_read, binding, tensors, index, kept))
 
 
 def _read(binding: Binding, tensors: Sequence[Tensor], index: int, dtype: np.dtype) -> np.ndarray:
-    part = binding.split([tensor.read() for tensor in tensors], index)
-    return part if part.dtype == dtype else part.astype(dtype)
+    arrays = [tensor.read() for tensor in tensors]
+    if len({array.dtype for array in arrays}) > 1:
+        arrays = [_cast(array, dtype, name) for array, name in zip(arrays, binding.theirs, strict=True)]
+    return _cast(binding.split(arrays, index), dtype, binding.theirs[0])
+
+
+def _common(dtypes: set[np.dtype]) -> np.dtype:
+    """The dtype that holds the values of all: one array of ours may be many experts, and they may differ."""
+    try:
+        return np.result_type(*dtypes)
+    except TypeError:  # NumPy knows of none for two kinds of narrow floats
+        return np.result_type(np.float32, *(dtype for dtype in dtypes if dtype.itemsize > 2))
+
+
+def _cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):  # told here, and for all dtypes
+        result = array.astype(dtype)
+    if not np.array_equal(np.isinf(result), np.isinf(array)):
+        raise InputError(f"tensor {name}: has values that {dtype} cannot hold; choose another dtype")
+    return result
 
 
 def _check(name: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:

@@ -16,7 +16,6 @@ from conversion.reference import Reference
 from conversion.source import Source, open_source
 from conversion.table import bind, with_prefix
 from jaxllm import checkpoint, config
-from jaxllm.errors import InputError
 from jaxllm.generation.tokens import generate_tokens
 from jaxllm.models.decoder import Decoder, abstract
 from jaxllm.nn.position import Span
@@ -82,8 +81,6 @@ def verify(source: str | Path, revision: str | None = None, *, layers: bool = Fa
     Raises:
         InputError: the source cannot be converted, or PyTorch is not installed.
     """
-    if checkpoint.is_checkpoint(Path(source)):
-        raise InputError(f"{source}: is a native checkpoint; verify takes the one that it was converted from")
     opened, cpu = open_source(source, revision), make_mesh(devices=jax.devices("cpu")[:1])
     translation = translate(opened)
     with tempfile.TemporaryDirectory() as work:
@@ -111,7 +108,7 @@ def _same_again(translation: Translation, exported: Path) -> bool:
 
 def _tokens(part: config.Decoder) -> np.ndarray:
     """Random tokens [3 T], the same for the same model."""
-    return np.random.default_rng(0).integers(0, part.vocab_size, (3, min(48, part.context // 2)), np.int32)
+    return np.random.default_rng(0).integers(0, part.vocab_size, (3, min(48, (part.context + 1) // 2)), np.int32)
 
 
 def _logits(model: Decoder, tokens: np.ndarray) -> np.ndarray:

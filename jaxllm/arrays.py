@@ -88,7 +88,11 @@ def read_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
     with _orbax_errors(InputError, f"{path.parent}: cannot be restored: "), ocp.PyTreeCheckpointer() as reader:
         arguments = ocp.args.PyTreeRestore(tree, restore_args=jax.tree.map(how, tree), partial_restore=True)
-        return dict(_flat(reader.restore(path.absolute() / "state", arguments)))
+        arrays = dict(_flat(reader.restore(path.absolute() / "state", arguments)))
+    for name in wanted:
+        if not isinstance(arrays.get(name), np.ndarray | jax.Array):  # a partial restore leaves what it does not find
+            raise InputError(f"{path.parent}: tensor {name}: missing")
+    return arrays
 
 
 @contextmanager

@@ -9,6 +9,7 @@ It is written beside its target and renamed into place, so what exists is whole.
 """
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -54,7 +55,7 @@ def is_checkpoint(path: Path) -> bool:
 
 def require_vacant(target: Path) -> None:
     """Raises InputError where there is something at `target` already."""
-    if target.exists():
+    if os.path.lexists(os.path.abspath(target)):  # also a link that leads nowhere, and "new/.."
         raise InputError(f"{target}: exists already; remove it or choose another target")
 
 
@@ -86,8 +87,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = _read_json(path / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{path}: checkpoint format {manifest.get('format')}, but this jaxllm reads {FORMAT}")
-    if missing := {"dtype", "checksums"} - manifest.keys():
-        raise InputError(f"{path}: manifest.json lacks {min(missing)}")
+    for key, kind in (("dtype", str), ("checksums", dict)):
+        if not isinstance(manifest.get(key), kind):
+            raise InputError(f"{path}: manifest.json has no {key}, or one of another kind")
     return manifest
 
 
@@ -120,6 +122,8 @@ def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None) -> Decoder:
         if mesh is not None:
             placed = named_sharding(name, parameter.axes, parameter.shape, mesh)
         wanted[name] = jax.ShapeDtypeStruct(parameter.shape, parameter.dtype, sharding=placed)
+    if differing := wanted.keys() ^ manifest["checksums"].keys():
+        raise InputError(f"{path}: tensor {min(differing)}: only one of config.json and manifest.json has it")
     return replace_parameters(model, read_arrays(path / _ARRAYS, wanted))
 
 
@@ -130,7 +134,8 @@ def damaged(path: Path) -> list[str]:
         InputError: what is at `path` is not a checkpoint, or cannot be read at all.
     """
     checksums = read_manifest(path)["checksums"]
-    return [name for name in checksums if checksum(read_stored(path, name)) != checksums[name]]
+    names = dict.fromkeys([*checksums, *stored(path)])
+    return [name for name in names if checksum(read_stored(path, name)) != checksums.get(name)]
 
 
 def stored(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
@@ -178,7 +183,7 @@ def written_beside(target: Path) -> Iterator[Path]:
     require_vacant(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".partial", dir=target.parent))
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error}") from None
     try:
@@ -207,7 +212,7 @@ def _write_json(path: Path, data: Any) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: not a JSON object")

@@ -1,6 +1,7 @@
 """From a name or a path to a model that runs: convert if needed, restore, and find the tokenizer."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,12 @@ def load(
 
 def native_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> Path:
     """The directory of the native checkpoint, converted into the cache if it is not there yet."""
-    path = Path(path_or_repo).expanduser()
+    path = Path(os.path.expanduser(path_or_repo))
     if checkpoint.is_checkpoint(path):
         return path
     source = locate(path_or_repo, revision)
     files = _files(source) if source == path else []  # a hub's are told by the commit, which is in the path
-    target = cache_dir() / "checkpoints" / f"{source.resolve().name}-{_fingerprint(source, files)}"
+    target = cache_dir() / "checkpoints" / f"{source.resolve().name[:40]}-{_fingerprint(source, files)}"
     if not checkpoint.is_checkpoint(target):
         try:
             write(translate(open_source(path_or_repo, revision)), target)
@@ -61,8 +62,8 @@ def _files(source: Path) -> list[Path]:
 
 def _fingerprint(source: Path, files: list[Path]) -> str:
     """Changes whenever one of the files does, or the converter."""
-    digest = hashlib.sha256(f"{__version__} {source.resolve()}".encode())
+    digest = hashlib.sha256(__version__.encode() + b" " + os.fsencode(source.resolve()))
     for file in files:
         status = file.stat()
-        digest.update(f"\0{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(b"\0" + os.fsencode(file.name) + f" {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]

@@ -87,15 +87,15 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition("activation", axes, x.shape, mesh))
 
 
-def add_up(f: Callable[..., jax.Array], modules: Any, *inputs: jax.Array | None) -> jax.Array:
-    """`f(modules, *inputs)` of inputs [B T ...], [B T D], for an f that is a sum over hidden units.
+def add_up(f: Callable[..., jax.Array], modules: Any, x: jax.Array, *more: jax.Array | None) -> jax.Array:
+    """`f(modules, x, *more)` of inputs [B T ...], [B T D], for an f that is a sum over hidden units.
 
     On a mesh each device does its own rows with its share of the weights, and all are added up once: for programs whose
     loops the compiler would have devices meet in at every turn.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return f(modules, *inputs)
+        return f(modules, x, *more)
 
     def share(parameter: Any) -> PartitionSpec:
         spec = partition("weight", parameter.axes, parameter.shape, mesh)
@@ -105,11 +105,11 @@ def add_up(f: Callable[..., jax.Array], modules: Any, *inputs: jax.Array | None)
         return partition("activation", ("batch", "time", "features"), x.shape, mesh)
 
     shares = jax.tree.map(share, modules, is_leaf=lambda node: hasattr(node, "axes"))
-    specs = (shares, *jax.tree.map(rows, inputs))
+    specs = (shares, *jax.tree.map(rows, (x, *more)))
     run = jax.shard_map(
-        lambda *args: jax.lax.psum(f(*args), "tensor"), in_specs=specs, out_specs=rows(inputs[0]), check_vma=False
+        lambda *args: jax.lax.psum(f(*args), "tensor"), in_specs=specs, out_specs=rows(x), check_vma=False
     )
-    return run(modules, *inputs)
+    return run(modules, x, *more)
 
 
 def mesh_of(tree: Any) -> Mesh | None:

@@ -1,7 +1,8 @@
 """Every test runs on the CPU, with eight simulated devices and a cache of its own."""
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 os.environ["JAX_PLATFORMS"] = "cpu"
 jax.config.update("jax_num_cpu_devices", 8)
 
+_TESTS = itertools.count(1)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -18,6 +21,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cache")
     os.environ["JAXLLM_CACHE"] = str(path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def few_programs() -> Iterator[None]:
+    """Forgets compiled programs now and then: each keeps memory maps, of which Linux allows a process 65530."""
+    yield
+    if next(_TESTS) % 20 == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

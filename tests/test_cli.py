@@ -83,6 +83,7 @@ def test_chat_remembers(capsys, monkeypatch):
         (["export", "no-such-dir/at/all", "x"], "no-such-dir/at/all"),
         (["export", str(DEMO), "no-such-dir/x", "--max-shard-size", "many"], "max_shard_size 'many'"),
         (["verify", "no-such-dir/at/all"], "no-such-dir/at/all"),
+        (["convert", "~no-such-user/x", "y"], "~no-such-user/x"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, words, message):

@@ -124,7 +124,7 @@ def test_interrupted_conversion_leaves_nothing(checkpoint_of, tmp_path, monkeypa
 def test_damaged_native_checkpoints_are_named(checkpoint_of, tmp_path):
     native = convert(checkpoint_of("llama"), tmp_path / "native")
     damage = {
-        "manifest.json": ['{"format": 99}', "not json", "[]"],
+        "manifest.json": ['{"format": 99}', "not json", "[]", '{"format": 1, "dtype": "float32", "checksums": 1}'],
         "config.json": [
             '{"part": "Perceptron"}',
             '{"part": "Decoder"}',
@@ -134,6 +134,11 @@ def test_damaged_native_checkpoints_are_named(checkpoint_of, tmp_path):
             (native / "config.json").read_text().replace('"vocab_size": 101', '"vocab_size": 0'),
             (native / "config.json").read_text().replace('"kv_heads": 2', '"kv_heads": 0'),
             (native / "config.json").read_text().replace('"silu"', '"sigh"'),
+            (native / "config.json").read_text().replace('"num_layers": 2', '"num_layers": 1'),
+            (native / "config.json").read_text().replace('"num_layers": 2', '"num_layers": 1000000000'),
+            (native / "config.json").read_text().replace('"theta": 10000.0', f'"theta": {10**400}'),
+            '{"part": ["Decoder"]}',
+            "[" * 10**5,
         ],
     }
     for name, contents in damage.items():
@@ -177,6 +182,9 @@ def test_checksums_find_and_name_what_changed(checkpoint_of, tmp_path):
     assert checkpoint.damaged(native) == []
     manifest = json.loads((native / "manifest.json").read_text())
     manifest["checksums"]["norm.weight"] = "crc32:00000000"  # as if the data were other than they were
+    (native / "manifest.json").write_text(json.dumps(manifest))
+    assert checkpoint.damaged(native) == ["norm.weight"]
+    del manifest["checksums"]["norm.weight"]
     (native / "manifest.json").write_text(json.dumps(manifest))
     assert checkpoint.damaged(native) == ["norm.weight"]
 

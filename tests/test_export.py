@@ -57,7 +57,10 @@ def test_files_come_along(checkpoint_of, tmp_path):
     source = shutil.copytree(checkpoint_of("llama"), tmp_path / "source")
     for name in CARRIED:
         (source / name).write_text('{"eos_token_id":  5}')
-    exported = export(convert(source, tmp_path / "native"), tmp_path / "exported")
+    native = convert(source, tmp_path / "native")
+    (native / "model.safetensors").write_text("in the way")
+    exported = export(native, tmp_path / "exported")
+    check_same(arrays(exported), arrays(source))
     assert {file.name for file in exported.iterdir()} == {file.name for file in source.iterdir()}
     assert all((exported / name).read_bytes() == (source / name).read_bytes() for name in CARRIED)
 
@@ -106,6 +109,21 @@ def test_bit_patterns_survive(checkpoint_of, tmp_path):
     odd = np.random.default_rng(0).integers(0, 2**16, (101, 48), np.uint16).view(ml_dtypes.bfloat16)
     tiny.rewrite(source, change_tensors=lambda tensors: tensors | {"lm_head.weight": odd})
     check_same(arrays(export(convert(source, tmp_path / "native"), tmp_path / "exported")), arrays(source))
+
+
+def test_experts_of_different_dtypes(checkpoint_of, tmp_path):
+    """They are one array of ours, in a dtype that holds the values of all."""
+
+    def mix(tensors):
+        kinds = [np.float16, ml_dtypes.bfloat16]
+        return {name: array.astype(kinds[".1." in name]) for name, array in tensors.items()}
+
+    source = shutil.copytree(checkpoint_of("mixtral"), tmp_path / "mixtral")
+    tiny.rewrite(source, change_tensors=mix)
+    found = arrays(export(convert(source, tmp_path / "native"), tmp_path / "exported"))
+    for name, array in arrays(source).items():
+        assert np.array_equal(found[name].astype(np.float32), array.astype(np.float32)), name
+    convert(source, tmp_path / "narrow", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("key", ["torch_dtype", "dtype", None])
@@ -164,7 +182,7 @@ def test_refusals(native, checkpoint_of, tmp_path):
         ({"hf_config": None}, "no hf_config"),
         ({"hf_config": {"model_type": "abacus"}}, "'abacus' is not supported"),
         ({"checksums": dict.fromkeys(manifest["checksums"], "crc32:0")}, r"embedding.weight is damaged|is damaged"),
-        ({"checksums": {}}, "missing, or not of the shape"),
+        ({"checksums": {}}, "not there, or not as config.json asks for it"),
     ):
         (native / "manifest.json").write_text(json.dumps(manifest | change))
         with pytest.raises(InputError, match=message) as caught:

@@ -10,7 +10,7 @@ from gguf import GGUFReader, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
 
-from conversion.convert import convert
+from conversion import convert, export
 from conversion.gguf import present_gguf
 from conversion.source import open_source
 from jaxllm import checkpoint
@@ -102,6 +102,8 @@ def test_converted_with_its_vocabulary(tmp_path):
     assert ours.encode(f"hello{END}") == theirs.encode(f"hello{END}")
     assert ours.eos_token_ids == theirs.eos_token_ids == checkpoint.read_config(native).eos_token_ids
     assert ours.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False) == "hello!"
+    again = convert(export(native, tmp_path / "exported"), tmp_path / "again")
+    assert (again / "tokenizer.gguf").read_bytes() == (native / "tokenizer.gguf").read_bytes()
 
 
 def split(path: Path, tensors: dict[str, np.ndarray]) -> Path:

@@ -74,8 +74,10 @@ def test_rows_meet_no_other_weights(rows, groups):
     shapes = [(rows, dim), (groups, hidden, dim), (groups,)]
     arrays = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(shapes, "ffi", strict=True)]
     assert rows < products(jax.make_jaxpr(blocked)(*arrays).jaxpr) / (dim * hidden) <= 3 * rows
-    flops = jax.jit(grouped_matmul).lower(*arrays).compile().cost_analysis()["flops"]
-    assert flops < 2 * rows * groups * dim * hidden / 4  # what every row by every weight would take; loops count once
+    cost = jax.jit(grouped_matmul).lower(*arrays).compile().cost_analysis() or {}
+    assert (
+        cost["flops"] < 2 * rows * groups * dim * hidden / 4
+    )  # what every row by every weight would take; loops count once
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -88,4 +90,5 @@ def test_weights_are_not_copied(dtype):
         )
     )
     memory = step.lower(x, weight, jnp.zeros(64, jnp.int32)).compile().memory_analysis()
+    assert memory is not None
     assert memory.temp_size_in_bytes < weight.nbytes / 8

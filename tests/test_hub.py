@@ -83,8 +83,9 @@ def hub(tmp_path, monkeypatch, checkpoint_of):
 def test_config_comes_first(hub, checkpoint_of, tmp_path):
     """A dry run needs nothing else, and what is not supported costs no download of weights."""
     local, given = hub
-    found = plan("owner/name", tmp_path / "native", dtype="bfloat16")
-    assert found.bytes == 2 * found.parameters
+    for dtype, width in (("bfloat16", 2), (None, 4)):
+        found = plan("owner/name", tmp_path / "native", dtype)
+        assert found.bytes == width * found.parameters
     assert given == ["config.json"]
     whole = (local / "config.json").read_text()
     (local / "config.json").write_text('{"model_type": "llama", "spin": 0.5}')

@@ -77,10 +77,30 @@ def test_mixed_dtypes_without_one_said(checkpoint_of, tmp_path):
     assert found.dtype == ml_dtypes.bfloat16.__name__
 
 
+def test_index_beside_a_whole_file_says_nothing(source):
+    index = {"metadata": {"total_size": plan(source).parameters * 2}, "weight_map": {}}
+    (source / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert plan(source).dtype == "float32"
+
+
+def test_trial_takes_no_more_than_there_would_be(source, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        sys.modules["conversion.plan"], "_timed_write", lambda _, array: written.append(array.nbytes) or 1.0
+    )
+    found = plan(source)
+    assert max(written) == found.bytes
+    monkeypatch.setattr(sys.modules["conversion.plan"], "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    assert plan(source).free_bytes == 1000
+    assert written[-1] == 500
+
+
 def test_target_and_room(source, tmp_path, monkeypatch, capsys):
     (tmp_path / "native").mkdir()
     with pytest.raises(InputError, match="native: exists already"):
         plan(source, tmp_path / "native")
+    with pytest.raises(InputError, match=r"config.json: cannot be written"):
+        plan(source, source / "config.json" / "native")
     found = plan(source, tmp_path / "x")
     found.print()
     assert "NOT ENOUGH" not in capsys.readouterr().out

@@ -6,7 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
+from conversion.architectures import architecture
+from conversion.convert import translate
+from conversion.source import open_source
+from conversion.table import bind
 from jaxllm.cli import main
+from jaxllm.errors import InputError
+from jaxllm.models.decoder import abstract
 from tests import tiny
 
 REFUSED_CONFIGS = {
@@ -22,6 +28,13 @@ REFUSED_CONFIGS = {
     "rope without factor": ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
     "rope twice": (
         {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+        "disagree",
+    ),
+    "rope twice, in parts": (
+        {
+            "rope_scaling": {"type": "linear", "factor": 2.0},
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 900.0},
+        },
         "disagree",
     ),
     "partial rotary": (
@@ -74,6 +87,11 @@ REFUSED_TENSORS = {
     "misshapen": ("llama", lambda t: t | {HEAD: t[HEAD][:-1].copy()}, r"lm_head.weight: shape \[100, 48\]"),
     "transposed": ("llama", lambda t: t | {HEAD: t[HEAD].T.copy()}, r"lm_head.weight: shape \[48, 101\]"),
     "integers": ("llama", lambda t: t | {HEAD: t[HEAD].astype(np.int32)}, "lm_head.weight: int32 values"),
+    "no printable name": (
+        "llama",
+        lambda t: t | {"a\nb\x1b": t["model.norm.weight"].copy()},
+        r"a\\nb\\x1b: in model.safetensors, but no part",
+    ),
     "untied head": (
         "llama-biases-tied",
         lambda t: t | {HEAD: t["model.embed_tokens.weight"] + 1},
@@ -90,9 +108,39 @@ def test_refused_tensors(change, checkpoint_of, tmp_path, capsys):
     refuse(capsys, source, tmp_path / "native", message)
 
 
-def refuse(capsys, source, target, message):
+def test_refused_number_of_experts(checkpoint_of, tmp_path, capsys):
+    """However many: their names are not made before what is there is looked at, nor made without end."""
+    source = shutil.copytree(checkpoint_of("mixtral"), tmp_path / "source")
+    tiny.rewrite(source, lambda config: config | {"num_local_experts": 2**31})
+    refuse(capsys, source, tmp_path / "native", r"gate.weight: shape \[8, 48\] .* but the config asks for")
+    part = translate(open_source(source)).part
+    experts = [row for row in architecture("mixtral").TABLE.rows if "{e}" in row.theirs]
+    with pytest.raises(InputError, match=r"experts.\*.w\d.weight: 2147483648 of them are too many"):
+        next(bind(experts, abstract(part)))
+
+
+@pytest.mark.parametrize("kind", [np.float32, tiny.BFLOAT16])
+def test_refused_overflow(kind, checkpoint_of, tmp_path, capsys):
+    source = shutil.copytree(checkpoint_of("llama"), tmp_path / "source")
+    tiny.rewrite(source, change_tensors=lambda t: t | {HEAD: (1e6 * t[HEAD]).astype(kind)})
+    refuse(
+        capsys, source, tmp_path / "native", "lm_head.weight: has values that float16 cannot hold", "--dtype", "float16"
+    )
+
+
+def test_refused_targets(checkpoint_of, tmp_path, capsys):
+    """Before anything is written."""
+    source = shutil.copytree(checkpoint_of("llama"), tmp_path / "source")
+    (tmp_path / "source" / "link").symlink_to("nowhere")
+    for target in ("source/link", "new/..", "source/config.json"):
+        assert main(["convert", str(source), str(tmp_path / target)]) == 2
+        assert "exists already" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def refuse(capsys, source, target, message, *options):
     """One line, exit code 2, and nothing left behind."""
-    assert main(["convert", str(source), str(target)]) == 2
+    assert main(["convert", str(source), str(target), *options]) == 2
     said = capsys.readouterr()
     assert re.match(rf"jaxllm: .*{message}.*\n$", said.err), said.err
     assert not said.out

@@ -77,7 +77,7 @@ def test_two_reductions_a_layer_and_no_gathered_weights(subject):
         text = forward.lower(model, np.zeros((2, 8), np.int32)).compile().as_text() or ""
     pattern = re.compile(r"= (\S+) (all-\w+|reduce-scatter|collective-permute)(?:-start)?\(")
     collectives = pattern.findall(text)
-    assert collectives == pattern.findall(text[text.index("\nENTRY") :])  # none in a loop, which would meet in each turn
+    assert collectives == pattern.findall(text[text.index("\nENTRY") :])  # none in a loop, at every turn of it
     layers, embedding = len(model.layers), 2  # the embedding's look-up, and the logits of an uneven vocabulary
     assert 2 * layers <= sum(kind == "all-reduce" for _, kind in collectives) <= 2 * layers + embedding
     largest = max(

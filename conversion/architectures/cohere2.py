@@ -27,9 +27,9 @@ def from_hf(keys: Keys) -> config.Decoder:
         keys.neutral(name, (value, None))
     for name in ("model_max_length", "cache_implementation", "use_parallel_embedding"):  # how, not what
         keys.take(name, None)
-    keys.alias("sliding_window_pattern", "_sliding_window_pattern")
     every = keys.size("sliding_window_pattern", 4, most=4096)
-    keys.neutral("layer_switch", (every, None))
+    for name in ("_sliding_window_pattern", "layer_switch"):  # repeats of it, which Transformers does not read
+        keys.neutral(name, (every, None))
     sizes, norm = Sizes.of(keys, dim=8192, layers=40, heads=64), layer_norm(keys)
     length = keys.size("max_position_embeddings", 8192)
     position, context = rotary(keys, length, sizes.head_dim, interleaved=True)

@@ -37,11 +37,11 @@ def network(keys: Keys) -> config.FeedForward:
 def from_hf(keys: Keys) -> config.Decoder:
     """Our config from `Gemma2Config`'s keys; defaults are Transformers'."""
     causal_only(keys)
-    keys.alias("sliding_window", "sliding_window_size")
     sizes, norm = Sizes.of(keys, 2304, 26, 8, kv_heads=4, head_dim=256), rms_norm(keys, offset=1.0)
     position, context = rotary(keys, keys.size("max_position_embeddings", 8192), sizes.head_dim)
     fields = attention_fields(keys) | {"softcap": keys.number_or_none("attn_logit_softcapping", 50.0)}
     hidden, window = network(keys), keys.size_or_none("sliding_window", 4096)
+    keys.neutral("sliding_window_size", (window, None))  # a repeat in the published files, which nobody reads
     blocks = [
         config.Block(norm, sizes.attention(position, window=each, **fields), hidden, "around")
         for each in windows(keys, sizes.layers, window, (SLIDING, FULL))

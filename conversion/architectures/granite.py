@@ -16,11 +16,13 @@ def from_hf(keys: Keys) -> config.Decoder:
 
 def decoder_of(keys: Keys, feed_forward: config.FeedForward | config.Mixture) -> config.Decoder:
     """The model with the given feed-forward part, which is all that Granite's mixtures differ in."""
-    names = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
-    embed, scale, residual, logits = (float(keys.number(name, 1.0)) for name in names)
+    names = ("embedding_multiplier", "residual_multiplier", "logits_scaling")
+    embed, residual, logits = (float(keys.number(name, 1.0)) for name in names)
+    scale = keys.number_or_none("attention_multiplier", 1.0)
     sizes, norm = Sizes.of(keys), rms_norm(keys)
     position, context = rotary(keys, keys.size("max_position_embeddings", 2048), sizes.head_dim)
     bias = keys.flag("attention_bias", False)
+    scale = float(scale or sizes.head_dim**-0.5)  # null leaves it to PyTorch
     attention = sizes.attention(position, scale=scale, bias=bias, output_bias=bias)
     block = config.Block(norm, attention, feed_forward, residual_scale=residual)
     return decoder(

@@ -16,7 +16,9 @@ def from_hf(keys: Keys) -> config.Decoder:
     """Our config from `NemotronConfig`'s keys; defaults are Transformers'."""
     sizes = Sizes.of(keys, dim=6144, heads=48)
     norm = config.LayerNorm(float(keys.number("norm_eps", 1e-5)), offset=1.0)
-    length = keys.size("max_position_embeddings", 4096)
+    length, fraction = keys.size("max_position_embeddings", 4096), keys.peek("partial_rotary_factor") or 0.5
+    for name in ("rope_percent", "rope_percentage"):  # first names, which not every Transformers heeds
+        keys.neutral(name, (fraction, None))
     position, context = rotary(keys, length, sizes.head_dim, fraction=0.5)
     bias, activation = keys.flag("attention_bias", False), keys.choice("hidden_act", ACTIVATIONS, "relu2")
     hidden, mlp_bias = keys.size("intermediate_size", 24576), keys.flag("mlp_bias", False)

@@ -1,4 +1,4 @@
-"""Qwen1.5's and Qwen2's mixtures: small experts, and beside them one that sees every token and has a gate of its own."""
+"""Qwen 1.5's and 2's mixtures: small experts, and beside them one that sees every token and has its own gate."""
 
 from dataclasses import replace
 

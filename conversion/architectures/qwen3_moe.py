@@ -16,13 +16,17 @@ def _window(keys: Keys) -> int | None:
     """The window of all layers, where `use_sliding_window` says so."""
     size = keys.size_or_none("sliding_window", 4096)
     if not keys.flag("use_sliding_window", False) or size is None:
-        return keys.take("max_window_layers", None) and None
+        keys.take("max_window_layers", None)
+        return None
     keys.neutral("max_window_layers", (0, None))  # the authors' windows begin at this layer, Transformers' do not
     return size
 
 
 def from_hf(keys: Keys) -> config.Decoder:
     """Our config from `Qwen3MoeConfig`'s keys; defaults are Transformers'."""
+    # Qwen3-Coder says these of what is no choice here.
+    for name, value in {"qkv_bias": False, "use_qk_norm": True, "shared_expert_intermediate_size": 0}.items():
+        keys.neutral(name, (value, None))
     sizes, norm = Sizes.of(keys, 2048, 24, 32, kv_heads=4), rms_norm(keys)
     position, context = rotary(keys, keys.size("max_position_embeddings", 32768), sizes.head_dim)
     bias = keys.flag("attention_bias", False)

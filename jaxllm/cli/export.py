@@ -26,13 +26,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Exports, and says what came out."""
     from pathlib import Path
 
-    from conversion import export
+    from conversion.export import export, nbytes_of
     from jaxllm.checkpoint import require_vacant
     from jaxllm.pretrained import native_checkpoint
 
+    most = nbytes_of(arguments.max_shard_size)
     require_vacant(Path(arguments.target))  # before anything is converted
     native = native_checkpoint(arguments.source, arguments.revision)
-    path = export(native, arguments.target, arguments.max_shard_size)
+    path = export(native, arguments.target, most)
     files = sorted(path.glob("*.safetensors"))
     summary = {"source": arguments.source, "target": str(path), "files": len(files)}
     summary |= {"bytes": sum(file.stat().st_size for file in files)}

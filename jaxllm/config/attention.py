@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxllm.config.checks import one_of
+from jaxllm.config.checks import one_of, positive
 from jaxllm.config.norm import Norm, RMSNorm
 from jaxllm.config.position import Alibi, Rotary
 from jaxllm.errors import InputError
@@ -47,12 +47,13 @@ class Attention:
     sinks: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.heads, self.kv_heads, self.head_dim) < 1:
-            raise InputError(f"config: {self.heads} heads, {self.kv_heads} key-value heads of {self.head_dim}: too few")
+        positive(self)
         if self.heads % self.kv_heads:
             raise InputError(f"config: {self.heads} query heads cannot share {self.kv_heads} key-value heads evenly")
         if isinstance(self.position, Rotary):
             self.position.check(self.head_dim)
+        if isinstance(self.position, Alibi) and len(self.position.slopes) != self.heads:
+            raise InputError(f"config: {len(self.position.slopes)} slopes for {self.heads} heads")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,5 @@ class LatentAttention:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.heads, self.nope_dim, self.rope_dim, self.value_dim, self.latent_dim) < 1:
-            raise InputError("config: latent attention needs heads, and sizes of at least 1")
+        positive(self)
         self.position.check(self.rope_dim)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxllm.config.checks import one_of
+from jaxllm.config.checks import one_of, positive
 from jaxllm.errors import InputError
 
 
@@ -22,6 +22,9 @@ class FeedForward:
     activation: str | ClippedSwiglu
     gated: bool
     bias: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self)
 
 
 @dataclass(frozen=True)

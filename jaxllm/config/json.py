@@ -1,8 +1,10 @@
 """Parts to plain JSON values and back."""
 
 import dataclasses
+import sys
 import types
 import typing
+from reprlib import repr as shown  # short, however long or deep
 from typing import Any
 
 from jaxllm.config import attention, feed_forward, model, norm, position
@@ -35,12 +37,12 @@ def from_json(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     name = data.get("part")
-    if name not in _PARTS:
+    if not isinstance(name, str) or name not in _PARTS:
         raise InputError(f"config: unknown part {name!r}; was it written by a newer jaxllm?")
     fields = {key: from_json(value) for key, value in data.items() if key != "part"}
     for field in dataclasses.fields(_PARTS[name]):
         if field.name in fields and not _fits(fields[field.name], field.type):
-            raise InputError(f"config: {name}.{field.name} cannot be {fields[field.name]!r}")
+            raise InputError(f"config: {name}.{field.name} cannot be {shown(fields[field.name])}")
     try:
         return _PARTS[name](**fields)
     except TypeError as error:
@@ -48,11 +50,13 @@ def from_json(data: Any) -> Any:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is what a field is declared to hold (an int passes for a float, a bool for neither)."""
+    """Whether a value is of a field's type and fits in 64 bits (an int passes for a float, a bool for neither)."""
     if isinstance(kind, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(_fits(item, typing.get_args(kind)[0]) for item in value)
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return isinstance(value, kind)

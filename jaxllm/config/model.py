@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 from jaxllm.config.attention import Attention, LatentAttention
-from jaxllm.config.checks import one_of
+from jaxllm.config.checks import one_of, positive
 from jaxllm.config.feed_forward import FeedForward, Mixture
 from jaxllm.config.norm import Norm
 from jaxllm.config.position import LearnedPosition, LongScaling
 from jaxllm.errors import InputError
+
+MAX_LAYERS = 4096
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,11 @@ class Decoder:
     eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if min(self.vocab_size, self.embed_dim, self.num_layers, self.context, len(self.blocks)) < 1:
-            raise InputError("config: a decoder needs a vocabulary, a width, layers with a block to build, a context")
+        positive(self)
+        if not self.blocks:
+            raise InputError("config: a decoder needs a block to build its layers from")
+        if self.num_layers > MAX_LAYERS:
+            raise InputError(f"config: {self.num_layers} layers: at most {MAX_LAYERS} are built")
         if self.tied and self.head_bias:
             raise InputError("config: a head that is tied to the embedding has no bias")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from jaxllm.config.checks import positive
 from jaxllm.errors import InputError
 
 
@@ -66,6 +67,7 @@ class Rotary:
 
     def check(self, head_dim: int) -> None:
         """Raises InputError unless heads of that size can be turned so."""
+        positive(self)
         dim = head_dim if self.dim is None else self.dim
         if dim % 2:
             raise InputError(
@@ -76,6 +78,19 @@ class Rotary:
         for factors in (self.scaling.short, self.scaling.long) if isinstance(self.scaling, LongScaling) else ():
             if len(factors) != dim // 2:
                 raise InputError(f"config: {len(factors)} factors for {dim // 2} rotary frequencies")
+        self._check_scaling(dim)
+
+    def _check_scaling(self, dim: int) -> None:
+        """Refuses what the formulas divide by zero for."""
+        scaling = self.scaling
+        if scaling is not None:
+            positive(scaling)
+        if isinstance(scaling, YarnScaling) and self.theta == 1:
+            raise InputError("config: Yarn's scaling cannot have a theta of 1")
+        if isinstance(scaling, DynamicScaling) and dim == 2:
+            raise InputError("config: dynamic scaling needs more than 2 rotary dimensions")
+        if isinstance(scaling, Llama3Scaling) and scaling.low_freq_factor == scaling.high_freq_factor:
+            raise InputError("config: Llama 3's scaling needs two different frequency factors")
 
 
 @dataclass(frozen=True)
@@ -96,3 +111,6 @@ class LearnedPosition:
 
     length: int
     offset: int = 0
+
+    def __post_init__(self) -> None:
+        positive(self, but=("offset",))

@@ -96,9 +96,9 @@ class Experts(nnx.Module):
         self.down = Linear(init, stack + embed, hidden, part.bias)
 
     def __call__(self, x: jax.Array, chosen: jax.Array, weights: jax.Array) -> jax.Array:
-        """Vectors [M D], their experts [M k] and weights [M k] -> sums [M D], in float32 or wider, less `down`'s biases.
+        """Vectors [M D], their experts [M k] and weights [M k] -> sums [M D], in float32 or wider.
 
-        Each row meets its experts alone.
+        Each row meets its experts alone; the biases of `down` are for the caller to add.
         """
         expert = chosen.reshape(-1)
         order = jnp.argsort(expert)  # all rows of the first expert, then of the second, ...

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer, normal
 
 _MODULES: dict[type, Callable[..., Any]] = {}
+_Module = TypeVar("_Module", bound=type)
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Init:
         return nnx.Param(initializer(self.rngs.params(), shape, self.dtype), axes=axes)
 
 
-def builds(part: type) -> Callable[[type], type]:
+def builds(part: type) -> Callable[[_Module], _Module]:
     """Marks the module that is built from a part of a config: its constructor takes (init, part, *sizes)."""
 
-    def mark(module: type) -> type:
+    def mark(module: _Module) -> _Module:
         _MODULES[part] = module
         return module
 

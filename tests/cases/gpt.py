@@ -91,7 +91,8 @@ CASES: dict[str, dict[str, Any]] = {
     "gpt_neox": _NEOX,
     "gpt_neox-published-keys": _NEOX
     | {"rotary_pct": 0.25, "rotary_emb_base": 10000, "use_parallel_residual": True, "hidden_act": "gelu_fast"}
-    | {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0, "tie_word_embeddings": False},
+    | {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0, "tie_word_embeddings": False}
+    | {"custom_pipelines": {"text-generation": {"impl": "instruct_pipeline.InstructionTextGenerationPipeline"}}},
     "gpt_neox-sequential": _NEOX
     | {"use_parallel_residual": False, "rotary_pct": 1.0, "rotary_emb_base": 500, "tie_word_embeddings": True}
     | {"hidden_size": 30, "num_attention_heads": 5, "vocab_size": 97, "intermediate_size": 51},

@@ -77,7 +77,8 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3_moe": _QWEN3 | {"head_dim": 12, "norm_topk_prob": True, "use_sliding_window": False, "sliding_window": None},
     "qwen3_moe-dense-layers": _QWEN3
     | {"num_hidden_layers": 4, "mlp_only_layers": [1], "decoder_sparse_step": 2, "num_key_value_heads": 6}
-    | {"attention_bias": True, "tie_word_embeddings": True, "max_window_layers": 4, "output_router_logits": False},
+    | {"attention_bias": True, "tie_word_embeddings": True, "max_window_layers": 4, "output_router_logits": False}
+    | {"qkv_bias": False, "use_qk_norm": True, "shared_expert_intermediate_size": 0},
     "qwen3_moe-window-odd-sizes": _QWEN3
     | _ODD
     | {"use_sliding_window": True, "sliding_window": 5, "num_experts": 7, "num_experts_per_tok": 1}
@@ -131,7 +132,8 @@ CASES: dict[str, dict[str, Any]] = {
     | _ODD
     | {"moe_layer_start_index": 0, "moe_layer_end_index": 2, "moe_layer_interval": 2, "moe_num_shared_experts": 0}
     | {"moe_num_experts": 7, "moe_k": 3, "tie_word_embeddings": False},
-    "granitemoe": _GRANITE | {"embedding_multiplier": 12.0, "logits_scaling": 6.0, "residual_multiplier": 0.22},
+    "granitemoe": _GRANITE
+    | {"embedding_multiplier": 12.0, "logits_scaling": 6.0, "residual_multiplier": 0.22, "attention_multiplier": None},
     "granitemoe-odd-sizes": _GRANITE
     | _ODD
     | {"attention_multiplier": 0.3, "attention_bias": True, "tie_word_embeddings": True, "num_local_experts": 5}
@@ -142,5 +144,5 @@ CASES: dict[str, dict[str, Any]] = {
     | _ODD
     | {"layer_types": ["full_attention", "sliding_attention", "full_attention"], "attention_bias": False}
     | {"num_local_experts": 5, "num_experts_per_tok": 2, "tie_word_embeddings": True, "swiglu_limit": 0.5}
-    | {"swiglu_alpha": 1.3, "intermediate_size": 13, "rope_parameters": {"rope_type": "default", "rope_theta": 900}},
+    | {"swiglu_alpha": 1.3, "intermediate_size": 13, "rope_parameters": {}, "rope_theta": 900},
 }

@@ -94,7 +94,7 @@ CASES: dict[str, dict[str, Any]] = {
     "nemotron-biases-tied": _NEMOTRON
     | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 6}
     | {"head_dim": 12, "partial_rotary_factor": 1.0, "hidden_act": "gelu", "num_hidden_layers": 3},
-    "nemotron-odd-sizes": _NEMOTRON | _ODD | {"head_dim": 12, "norm_eps": 1e-3},
+    "nemotron-odd-sizes": _NEMOTRON | _ODD | {"head_dim": 12, "norm_eps": 1e-3, "rope_percent": 0.5},
     "ernie4_5": _ERNIE | {"compression_ratio": 1.0},
     "ernie4_5-biases-untied": _ERNIE
     | {"use_bias": True, "tie_word_embeddings": False, "num_key_value_heads": 6, "rope_theta": 900.0},
