@@ -35,7 +35,7 @@ class Sizes:
         dim, heads = keys.size("hidden_size", dim), keys.size("num_attention_heads", heads)
         return cls(
             dim,
-            keys.size("num_hidden_layers", layers, most=4096),
+            keys.size("num_hidden_layers", layers, most=config.MAX_LAYERS),
             heads,
             keys.size_or_none("num_key_value_heads", kv_heads or heads) or heads,
             keys.size_or_none("head_dim", head_dim) or dim // heads or 1,

@@ -93,7 +93,10 @@ def open_source(path_or_repo: str | Path, revision: str | None = None) -> Source
     Raises:
         InputError: it is no such checkpoint, or not a whole one; one line that names the culprit.
     """
-    path, fetch = locate(path_or_repo, revision), partial(locate, path_or_repo, revision, weights=True)
+    path = locate(path_or_repo, revision)
+    if path != Path(os.path.expanduser(path_or_repo)):
+        revision = path.name  # a hub's directories are named after their commits: the weights are of the same
+    fetch = partial(locate, path_or_repo, revision, weights=True)
     if os.path.isfile(path):
         return _open_gguf(path, path)
     if is_checkpoint(path):

@@ -15,6 +15,8 @@ from conversion.source import open_source
 from jaxllm import checkpoint
 from jaxllm.errors import InputError
 
+COMMIT = "abc0" * 10
+
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
@@ -22,10 +24,10 @@ def repository(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     root = tmp_path / "models--owner--name"
-    snapshot, blobs = root / "snapshots" / "abc", root / "blobs"
+    snapshot, blobs = root / "snapshots" / COMMIT, root / "blobs"
     for directory in (snapshot, blobs, root / "refs"):
         directory.mkdir(parents=True)
-    (root / "refs" / "main").write_text("abc")
+    (root / "refs" / "main").write_text(COMMIT)
     for i in (1, 2):
         save_file({f"t{i}": np.arange(3)}, blobs / f"{i}.safetensors")
     weight_map = {"t1": "1.safetensors", "t2": "2.safetensors"}
@@ -47,6 +49,12 @@ def test_cached_repository(repository):
     assert [file.name for file in source.auxiliary] == ["tokenizer.json", "generation_config.json"]
     with pytest.raises(InputError, match=r"owner/name: no such directory, .* not in the local cache"):
         open_source("owner/name", "v2")
+
+
+def test_weights_are_of_the_commit_of_the_config(repository):
+    source = open_source("owner/name")
+    (repository.parents[1] / "refs" / "main").write_text("def")  # the branch moves on in between
+    assert source.tensors.keys() == {"t1", "t2"}
 
 
 def test_pickles_only_where_nothing_better_is(tmp_path, monkeypatch):

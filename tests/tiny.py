@@ -25,10 +25,12 @@ def tensors(config: dict[str, Any], seed: int = 0, dtype: Any = np.float32) -> d
     module = architecture(keys.take("model_type"))
     random = np.random.default_rng(seed)
     result = {}
-    for binding in bind(module.TABLE.rows, abstract(module.from_hf(keys))):
+    part = module.from_hf(keys)
+    usual = 1.0 - getattr(part.norm, "offset", 0.0)
+    for binding in bind(module.TABLE.rows, abstract(part)):
         shape = binding.their_shape
         spread = 0.3 if len(shape) == 1 else 1 / math.sqrt(shape[-1])
-        centre = 1.0 if binding.ours[0].endswith("norm.weight") else 0.0
+        centre = usual if binding.ours[0].endswith("norm.weight") else 0.0
         for name in binding.theirs:
             result[name] = (centre + spread * random.standard_normal(shape)).astype(dtype)
     return result

@@ -44,7 +44,8 @@ def latent_sizes(keys: Keys, dim: int, layers: int, heads: int) -> Sizes:
     """The sizes that are spelt as Llama's, the defaults given; heads share one key, and no sizes of theirs are here."""
     heads = keys.size("num_attention_heads", heads)
     keys.neutral("num_key_value_heads", (heads, None))
-    return Sizes(keys.size("hidden_size", dim), keys.size("num_hidden_layers", layers, most=4096), heads, heads, 1)
+    layers = keys.size("num_hidden_layers", layers, most=config.MAX_LAYERS)
+    return Sizes(keys.size("hidden_size", dim), layers, heads, heads, 1)
 
 
 def latent_attention(keys: Keys, heads: int, context: int, interleaved: bool) -> tuple[config.LatentAttention, int]:

@@ -63,7 +63,8 @@ def gpt_sizes(
     """The sizes under the given names, or under the usual ones, which Transformers takes for the same."""
     for name, usual in zip(names, ("hidden_size", "num_hidden_layers", "num_attention_heads"), strict=True):
         keys.alias(name, usual)
-    dim, layers, heads = keys.size(names[0], dim), keys.size(names[1], layers, most=4096), keys.size(names[2], heads)
+    dim, heads = keys.size(names[0], dim), keys.size(names[2], heads)
+    layers = keys.size(names[1], layers, most=config.MAX_LAYERS)
     if dim % heads:
         raise InputError(f"config.json: {names[0]}={dim} cannot be shared evenly by {heads} heads")
     return Sizes(dim, layers, heads, heads, dim // heads)

@@ -10,6 +10,7 @@ from typing import Any
 
 from conversion.gguf.reader import Stored
 from conversion.keys import Keys
+from jaxllm.config import MAX_LAYERS
 from jaxllm.errors import InputError
 from jaxllm.text.files import library_errors
 from jaxllm.text.gguf_header import Header
@@ -113,7 +114,7 @@ def _sizes(model: Model) -> dict[str, int]:
     return {
         "vocab": vocabulary,
         "dim": dim,
-        "layers": model.keys.size(model.key("block_count"), most=4096),
+        "layers": model.keys.size(model.key("block_count"), most=MAX_LAYERS),
         "context": model.size("context_length"),
         "hidden": model.size("feed_forward_length"),
         "heads": heads,

@@ -7,7 +7,7 @@ one module in `jaxllm.nn` that is built from it; `to_json` and `from_json` write
 from jaxllm.config.attention import Attention, HeadNorm, LatentAttention
 from jaxllm.config.feed_forward import ClippedSwiglu, FeedForward, Mixture, Router
 from jaxllm.config.json import from_json, to_json
-from jaxllm.config.model import Block, Decoder, ParallelBlock
+from jaxllm.config.model import MAX_LAYERS, Block, Decoder, ParallelBlock
 from jaxllm.config.norm import LayerNorm, Norm, RMSNorm
 from jaxllm.config.position import (
     Alibi,
@@ -21,6 +21,7 @@ from jaxllm.config.position import (
 )
 
 __all__ = [
+    "MAX_LAYERS",
     "Alibi",
     "Attention",
     "Block",
