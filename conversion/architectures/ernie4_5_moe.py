@@ -43,7 +43,7 @@ def _mixture(keys: Keys, dense: config.FeedForward) -> config.Mixture:
 
 def from_hf(keys: Keys) -> config.Decoder:
     """Our config from `Ernie4_5_MoeConfig`'s keys; defaults are Transformers'."""
-    for name, only in (("use_bias", False), ("moe_gate", "topk"), ("moe_use_aux_free", True)):
+    for name, only in (("use_bias", False), ("moe_gate", "topk"), ("moe_use_aux_free", True), ("compression_ratio", 1)):
         keys.neutral(name, (only, None))
     for name in ("moe_capacity", "num_nextn_predict_layers"):
         keys.take(name, None)  # the authors' training; layers that are left out

@@ -20,6 +20,7 @@ TABLE = Table(ENDS + NORMS + ATTENTION + _MIXTURE, IGNORED, EMBEDDING)
 
 def from_hf(keys: Keys) -> config.Decoder:
     """Our config from `GraniteMoeConfig`'s keys; defaults are Transformers'."""
+    keys.take("init_method", None)  # of the training
     keys.alias("num_local_experts", "num_experts")
     router = config.Router(keys.size("num_local_experts", 8), keys.size("num_experts_per_tok", 2))
     return decoder_of(keys, config.Mixture(router, gated(keys, 11008)))

@@ -27,7 +27,8 @@ TABLE = Table(
 
 _LAYER_NORMS = ("low_precision_layernorm", "layernorm", "low_precision_LayerNorm", "LayerNorm")
 _WITHOUT_EFFECT = (  # the training's; ALiBi leaves no room for the learned positions
-    "learned_pos_emb embedding_fraction init_config init_device verbose tokenizer_name emb_pdrop fc_type"
+    "learned_pos_emb embedding_fraction init_config init_device verbose tokenizer_name emb_pdrop fc_type "
+    "use_pad_tok_in_ffn"
 )
 
 

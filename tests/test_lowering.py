@@ -1,0 +1,26 @@
+"""Every architecture's prefill and decode step lower for accelerators, on a machine without one."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from conversion.architectures import architecture, names
+from conversion.keys import Keys
+from jaxllm.models.decoder import abstract
+from tests import tiny
+
+
+def step(model, tokens, lengths, cache):
+    states, cache = model.hidden(tokens, lengths, cache)
+    return model.logits(states), cache
+
+
+@pytest.mark.parametrize("model_type", names())
+def test_lowers(model_type):
+    keys = Keys(next(config for config in tiny.CASES.values() if config["model_type"] == model_type))
+    model = abstract(architecture(keys.take("model_type")).from_hf(keys), jnp.bfloat16)
+    cache = jax.eval_shape(lambda: model.new_cache(2, 64))
+    for length in (1, 16):
+        shapes = jax.ShapeDtypeStruct((2, length), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.int32)
+        lowered = jax.jit(step).trace(model, *shapes, cache).lower(lowering_platforms=("cuda", "tpu"))
+        assert f"tensor<2x{length}x" in lowered.as_text()
