@@ -189,3 +189,17 @@ def test_links_resolve():
 def test_no_machine_paths_in_prose():
     pattern = re.compile(r"(?<![\w.~:/])/(?:home|root|work|opt|mnt|Users)/|\b[A-Z]:\\")
     assert [name(path) for path in markdown() if pattern.search(path.read_text("utf-8"))] == []
+
+
+def test_architectures_are_data():
+    """Their files are short, and no part has the name of one; `llama3` is what a rotary scaling is called."""
+    files = [path for path in code("conversion") if path.parent.name == "architectures" and path.stem != "__init__"]
+    lengths = [len(path.read_text("utf-8").splitlines()) for path in files]
+    assert statistics.median(lengths) < 80
+    assert max(lengths) <= 200
+    names = {path.stem.replace("-", "_") for path in files}
+    for path in code("jaxllm"):
+        if path.parent.name in ("config", "nn", "models", "kernels") or path.stem in ("cache", "sharding"):
+            nodes = [vars(node) for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+            said = {str(node.get(key)).lower() for node in nodes for key in ("id", "name", "attr", "arg")}
+            assert not {word for text in said for word in text.split("_")} & names, path
