@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from conversion.architectures import architecture
+from conversion.architectures import architecture, class_name
 from conversion.files import Tensor
 from conversion.safetensor_files import write_safetensors
 from conversion.table import Binding, bind
@@ -26,26 +26,6 @@ from jaxllm.progress import byte_progress
 WEIGHTS = "model.safetensors"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 OURS = {"config.json", "manifest.json"}  # the files of a native checkpoint that are not carried along
-
-# Transformers' classes that are not named after the model_type by the rule of `_class_name`.
-CLASSES = {
-    "biogpt": "BioGptForCausalLM",
-    "codegen": "CodeGenForCausalLM",
-    "ernie4_5": "Ernie4_5ForCausalLM",
-    "ernie4_5_moe": "Ernie4_5_MoeForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
-    "gpt_bigcode": "GPTBigCodeForCausalLM",
-    "gpt_neo": "GPTNeoForCausalLM",
-    "gpt_neox": "GPTNeoXForCausalLM",
-    "gpt_neox_japanese": "GPTNeoXJapaneseForCausalLM",
-    "gptj": "GPTJForCausalLM",
-    "granitemoe": "GraniteMoeForCausalLM",
-    "openai-gpt": "OpenAIGPTLMHeadModel",
-    "opt": "OPTForCausalLM",
-    "smollm3": "SmolLM3ForCausalLM",
-    "stablelm": "StableLmForCausalLM",
-}
 
 
 def export(source: str | Path, target: str | Path, max_shard_size: int | str = "5GB") -> Path:
@@ -78,12 +58,7 @@ def _config(source: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{source}: manifest.json has no hf_config, so what Hugging Face would call it is not known")
     if dtype != manifest.get("source_dtype", dtype):
         config |= {key: dtype for key in ("torch_dtype", "dtype") if key in config}
-    return {"architectures": [_class_name(config["model_type"])]} | config
-
-
-def _class_name(model_type: str) -> str:
-    words = [word[:1].upper() + word[1:] for word in model_type.split("_")]
-    return CLASSES.get(model_type) or f"{''.join(words)}ForCausalLM"
+    return {"architectures": [class_name(config["model_type"])]} | config
 
 
 def _tensors(source: Path, model_type: str, checksums: Mapping[str, str]) -> dict[str, Tensor]:

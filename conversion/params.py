@@ -129,7 +129,6 @@ def _mistral(params: Params, vocabulary: int | None) -> dict[str, Any]:
     length = 32_768 if config["vocab_size"] <= 32_768 else 128_000
     key = next((key for key in MISTRAL_LENGTHS if key in params.values), MISTRAL_LENGTHS[0])
     return config | {
-        "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
         "intermediate_size": keys.size("hidden_dim"),
         "rope_theta": keys.number("rope_theta", theta),
@@ -155,7 +154,6 @@ def _meta(params: Params, vocabulary: int | None, tied: bool) -> dict[str, Any]:
         # does not tell which a model is.
         config |= {"bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009]}
     config |= {
-        "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "intermediate_size": _meta_hidden(params),
         "rope_theta": keys.number("rope_theta", 10_000.0),  # Llama 1 and 2 have it in their code only

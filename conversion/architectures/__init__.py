@@ -1,4 +1,7 @@
-"""One file per architecture, named after its Hugging Face `model_type`: `from_hf(keys)` and `TABLE`."""
+"""One file per architecture, named after its Hugging Face `model_type`: `from_hf(keys)` and `TABLE`.
+
+And `CLASS`, where Transformers' class for it is not called as `class_name` would have it.
+"""
 
 import importlib
 import pkgutil
@@ -39,3 +42,9 @@ def architecture(model_type: Any) -> Architecture:
     if name not in names():
         raise InputError(f"config.json: model_type {model_type!r} is not supported; known: {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")  # pyright: ignore[reportReturnType]
+
+
+def class_name(model_type: str) -> str:
+    """What Transformers calls the causal model of a type; raises as `architecture` does."""
+    words = [word[:1].upper() + word[1:] for word in FIRST_NAMES.get(model_type, model_type).split("_")]
+    return getattr(architecture(model_type), "CLASS", f"{''.join(words)}ForCausalLM")

@@ -8,6 +8,7 @@ from conversion.sizes import decoder
 from conversion.table import Table
 from jaxllm import config
 
+CLASS = "BioGptForCausalLM"
 TABLE = Table(
     rows=fairseq_rows("biogpt.", "layer_norm", "output_projection.weight"),
     ignored={},

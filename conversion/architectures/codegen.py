@@ -12,6 +12,7 @@ PROCESSORS = 4
 QUERY_VALUE_KEY = tuple(f"layers.{{i}}.attention.{name}.weight" for name in ("query", "value", "key"))
 FUSED = f"(k{PROCESSORS} g h) d -> (k{PROCESSORS} g) h d"
 
+CLASS = "CodeGenForCausalLM"
 TABLE = Table(
     (*OUTER, Row(QUERY_VALUE_KEY, "transformer.h.{i}.attn.qkv_proj.weight", FUSED, along="g")),
     IGNORED | {"transformer.h.{i}.attn.causal_mask": "the causal mask"},

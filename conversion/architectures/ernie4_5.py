@@ -6,7 +6,9 @@ from conversion.rotary import rotary
 from conversion.sizes import Sizes, decoder, gated, rms_norm
 from jaxllm import config
 
-__all__ = ["TABLE", "from_hf"]
+__all__ = ["CLASS", "TABLE", "from_hf"]
+
+CLASS = "Ernie4_5ForCausalLM"
 
 
 def from_hf(keys: Keys) -> config.Decoder:

@@ -17,6 +17,7 @@ _CORRECTION = Row(
     "one e -> (one e)",
 )
 
+CLASS = "Ernie4_5_MoeForCausalLM"
 TABLE = Table(
     (*ENDS, *NORMS, *ATTENTION, *FEED_FORWARD, *EXPERTS, *SHARED, _CORRECTION),
     {**IGNORED, "model.mtp_*": "predicts further tokens"},

@@ -10,6 +10,7 @@ from conversion.sizes import FULL, SLIDING, Sizes, decoder, rms_norm, windows
 from conversion.table import Table
 from jaxllm import config
 
+CLASS = "Gemma3ForCausalLM"
 TABLE = Table(ENDS + NORMS_AROUND + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
 
 

@@ -41,6 +41,7 @@ IGNORED = {
 }
 EMBEDDING = "transformer.wte.weight"
 
+CLASS = "GPT2LMHeadModel"
 TABLE = Table(ENDS + NORMS + CONV1D, IGNORED, EMBEDDING, prefix="transformer.")
 
 

@@ -29,6 +29,7 @@ ATTENTION = (
     Row(_LAYER + "attention.output.weight", _THEIRS + "attn.c_proj.weight", "d (n h) -> d n h"),
     Row(_LAYER + "attention.output.bias", _THEIRS + "attn.c_proj.bias", "d -> d"),
 )
+CLASS = "GPTBigCodeForCausalLM"
 TABLE = Table(ENDS + NORMS + ATTENTION + FEED_FORWARD, IGNORED, EMBEDDING, prefix="transformer.")
 # How PyTorch computes, and in what precision where that is not float32.
 WITHOUT_EFFECT = (

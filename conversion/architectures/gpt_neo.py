@@ -28,6 +28,7 @@ IGNORED = {
     _ATTENTION + "bias": "the causal mask",
     _ATTENTION + "masked_bias": "the value behind the causal mask",
 }
+CLASS = "GPTNeoForCausalLM"
 TABLE = Table(ENDS + NORMS + ATTENTION + FEED_FORWARD, IGNORED, EMBEDDING, prefix="transformer.")
 
 

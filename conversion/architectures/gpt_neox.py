@@ -37,6 +37,7 @@ def table(model: str, output_bias: str = "dense.bias") -> Table:
     )
 
 
+CLASS = "GPTNeoXForCausalLM"
 TABLE = table("gpt_neox")
 
 

@@ -9,6 +9,7 @@ from conversion.keys import Keys
 from conversion.sizes import decoder
 from jaxllm import config
 
+CLASS = "GPTNeoXJapaneseForCausalLM"
 TABLE = table("gpt_neox_japanese", output_bias="dense_bias")
 
 

@@ -24,6 +24,7 @@ ATTENTION = (
     Row(_LAYER + "attention.key.weight", _THEIRS + "attn.k_proj.weight", "(n h) d -> n h d"),
     Row(_LAYER + "attention.value.weight", _THEIRS + "attn.v_proj.weight", "(n h) d -> n h d"),
 )
+CLASS = "GPTJForCausalLM"
 TABLE = Table(OUTER + ATTENTION, IGNORED, EMBEDDING)
 
 

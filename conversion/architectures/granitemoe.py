@@ -15,6 +15,7 @@ _MIXTURE = (
     Row(_OURS + "experts.down.weight", _THEIRS + "output_linear.weight", "e d f -> e d f"),
 )
 
+CLASS = "GraniteMoeForCausalLM"
 TABLE = Table(ENDS + NORMS + ATTENTION + _MIXTURE, IGNORED, EMBEDDING)
 
 

@@ -12,6 +12,7 @@ ENDS = (
     Row("position.weight", "transformer.positions_embed.weight", "p d -> p d"),
     Row("head.weight", "lm_head.weight", "v d -> v d"),
 )
+CLASS = "OpenAIGPTLMHeadModel"
 TABLE = Table(
     ENDS + NORMS + CONV1D,
     IGNORED | {"transformer.position_ids": "the numbers of the positions"},

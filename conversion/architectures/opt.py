@@ -41,6 +41,7 @@ _PROJECTIONS = (
     Row("project_in.weight", "model.decoder.project_in.weight", "d t -> d t"),
     Row("project_out.weight", "model.decoder.project_out.weight", "t d -> t d"),
 )
+CLASS = "OPTForCausalLM"
 TABLE = Table(
     rows=fairseq_rows("model.decoder.", "final_layer_norm", "lm_head.weight") + _PROJECTIONS,
     ignored={},

@@ -7,7 +7,9 @@ from conversion.sizes import FULL, SLIDING, Sizes, decoder, gated, rms_norm, win
 from jaxllm import config
 from jaxllm.errors import InputError
 
-__all__ = ["TABLE", "from_hf"]
+__all__ = ["CLASS", "TABLE", "from_hf"]
+
+CLASS = "SmolLM3ForCausalLM"
 
 
 def _turned(keys: Keys, layers: int) -> list[bool]:

@@ -19,6 +19,7 @@ _HEAD_NORMS = (
     Row(_LAYER + "attention.query_norm.weight", _THEIRS + "self_attn.q_layernorm.norms.{e}.weight", "n h -> n h"),
     Row(_LAYER + "attention.key_norm.weight", _THEIRS + "self_attn.k_layernorm.norms.{e}.weight", "n h -> n h"),
 )
+CLASS = "StableLmForCausalLM"
 TABLE = Table(ENDS + NORMS + NORM_BIASES + ATTENTION + _HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
 
 

@@ -28,7 +28,7 @@ LAYER_NORM = "attention.layer_norm_epsilon"
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: Hugging Face's `model_type` and class, and the rows of its tensors.
+    """One architecture: Hugging Face's `model_type`, and the rows of its tensors.
 
     `sizes` and `numbers` map keys of the config to sizes and to keys of the metadata; `fixed` are keys with their
     values; `theta` and `partial` are the names of two rotary keys, `theta` None where there is none; `more` adds what
@@ -36,7 +36,6 @@ class Family:
     """
 
     model_type: str
-    class_name: str
     rows: tuple[names.Row, ...]
     sizes: Mapping[str, str]
     numbers: Mapping[str, str] = field(default_factory=dict)
@@ -50,7 +49,6 @@ class Family:
         """The config, every key of the metadata accounted for."""
         self._check_usual(model)
         config = {
-            "architectures": [self.class_name],
             "model_type": self.model_type,
             "vocab_size": model.sizes["vocab"],
             **{key: model.sizes[size] for key, size in self.sizes.items()},
@@ -92,82 +90,69 @@ EPS = {"layer_norm_eps": LAYER_NORM}
 
 
 FAMILIES = {
-    "llama": Family("llama", "LlamaForCausalLM", names.LLAMA, HEADED, RMS, SILU, more=particulars.llama),
-    "llama of experts": Family(
-        "mixtral", "MixtralForCausalLM", names.MIXTRAL, MIXTRAL, RMS, SILU, more=particulars.mixtral
-    ),
-    "granite": Family("granite", "GraniteForCausalLM", names.LLAMA, COMMON, RMS, SILU, more=particulars.granite),
-    "olmo": Family("olmo", "OlmoForCausalLM", names.OLMO, COMMON, {}, SILU, more=particulars.olmo),
-    "olmo2": Family("olmo2", "Olmo2ForCausalLM", names.OLMO2, COMMON, RMS, SILU),
+    "llama": Family("llama", names.LLAMA, HEADED, RMS, SILU, more=particulars.llama),
+    "llama of experts": Family("mixtral", names.MIXTRAL, MIXTRAL, RMS, SILU, more=particulars.mixtral),
+    "granite": Family("granite", names.LLAMA, COMMON, RMS, SILU, more=particulars.granite),
+    "olmo": Family("olmo", names.OLMO, COMMON, {}, SILU, more=particulars.olmo),
+    "olmo2": Family("olmo2", names.OLMO2, COMMON, RMS, SILU),
     "command-r": Family(
         "cohere",
-        "CohereForCausalLM",
         names.COHERE,
         COMMON,
         EPS | {"logit_scale": "logit_scale"},
         SILU,
         more=particulars.cohere,
     ),
-    "qwen2": Family("qwen2", "Qwen2ForCausalLM", names.QWEN2, COMMON, RMS, SILU),
-    "qwen2moe": Family(
-        "qwen2_moe", "Qwen2MoeForCausalLM", names.QWEN2_MOE, COMMON | EXPERTS, RMS, SILU, more=particulars.qwen2_moe
-    ),
-    "qwen3": Family("qwen3", "Qwen3ForCausalLM", names.QWEN3, HEADED, RMS, SILU),
-    "qwen3moe": Family(
-        "qwen3_moe", "Qwen3MoeForCausalLM", names.QWEN3_MOE, HEADED | EXPERTS, RMS, SILU, more=particulars.qwen3_moe
-    ),
-    "gemma": Family("gemma", "GemmaForCausalLM", names.GEMMA, HEADED, RMS, GELU_TANH | GEMMA_GELU),
-    "gemma2": Family("gemma2", "Gemma2ForCausalLM", names.GEMMA2, HEADED, RMS, GEMMA_GELU, more=particulars.gemma2),
-    "gemma3": Family(
-        "gemma3_text", "Gemma3ForCausalLM", names.GEMMA3, HEADED, RMS, GEMMA_GELU, more=particulars.gemma3
-    ),
-    "phi2": Family(
-        "phi", "PhiForCausalLM", names.PHI, COMMON, EPS, {"hidden_act": "gelu_new"}, partial="partial_rotary_factor"
-    ),
-    "phi3": Family(
-        "phi3", "Phi3ForCausalLM", names.PHI3, COMMON, RMS, SILU, partial="partial_rotary_factor", more=particulars.phi3
-    ),
+    "qwen2": Family("qwen2", names.QWEN2, COMMON, RMS, SILU),
+    "qwen2moe": Family("qwen2_moe", names.QWEN2_MOE, COMMON | EXPERTS, RMS, SILU, more=particulars.qwen2_moe),
+    "qwen3": Family("qwen3", names.QWEN3, HEADED, RMS, SILU),
+    "qwen3moe": Family("qwen3_moe", names.QWEN3_MOE, HEADED | EXPERTS, RMS, SILU, more=particulars.qwen3_moe),
+    "gemma": Family("gemma", names.GEMMA, HEADED, RMS, GELU_TANH | GEMMA_GELU),
+    "gemma2": Family("gemma2", names.GEMMA2, HEADED, RMS, GEMMA_GELU, more=particulars.gemma2),
+    "gemma3": Family("gemma3_text", names.GEMMA3, HEADED, RMS, GEMMA_GELU, more=particulars.gemma3),
+    "phi2": Family("phi", names.PHI, COMMON, EPS, {"hidden_act": "gelu_new"}, partial="partial_rotary_factor"),
+    "phi3": Family("phi3", names.PHI3, COMMON, RMS, SILU, partial="partial_rotary_factor", more=particulars.phi3),
     "stablelm": Family(
-        *("stablelm", "StableLmForCausalLM", names.STABLELM, COMMON, EPS, SILU),
+        *("stablelm", names.STABLELM, COMMON, EPS, SILU),
         partial="partial_rotary_factor",
         more=particulars.stablelm,
     ),
     "starcoder2": Family(
-        *("starcoder2", "Starcoder2ForCausalLM", names.STARCODER2, COMMON),
+        *("starcoder2", names.STARCODER2, COMMON),
         numbers={"norm_epsilon": LAYER_NORM},
         fixed=GELU_TANH,
         more=particulars.starcoder2,
     ),
     "gptneox": Family(
-        *("gpt_neox", "GPTNeoXForCausalLM", names.GPT_NEOX, NEOX, EPS),
+        *("gpt_neox", names.GPT_NEOX, NEOX, EPS),
         theta="rotary_emb_base",
         partial="rotary_pct",
         more=particulars.gpt_neox,
     ),
     "falcon": Family(
-        *("falcon", "FalconForCausalLM", names.FALCON, FALCON, EPSILON),
+        *("falcon", names.FALCON, FALCON, EPSILON),
         fixed=FALCON_FIXED | {"new_decoder_architecture": False, "multi_query": True},
         more=particulars.falcon_7b,
         at=("kv_heads",),
     ),
     "falcon with two norms": Family(
-        *("falcon", "FalconForCausalLM", names.FALCON_40B, FALCON | {"num_kv_heads": "kv_heads"}, EPSILON),
+        *("falcon", names.FALCON_40B, FALCON | {"num_kv_heads": "kv_heads"}, EPSILON),
         fixed=FALCON_FIXED | {"new_decoder_architecture": True},
     ),
     "gpt2": Family(
-        *("gpt2", "GPT2LMHeadModel", names.GPT2, GPT2, EPSILON),
+        *("gpt2", names.GPT2, GPT2, EPSILON),
         fixed={"activation_function": "gelu_new"},
         theta=None,
     ),
     "starcoder": Family(
-        *("gpt_bigcode", "GPTBigCodeForCausalLM", names.GPT_BIGCODE, GPT2, EPSILON),
+        *("gpt_bigcode", names.GPT_BIGCODE, GPT2, EPSILON),
         fixed={"activation_function": "gelu_pytorch_tanh"},
         theta=None,
         more=particulars.bigcode,
         at=("kv_heads",),
     ),
-    "bloom": Family("bloom", "BloomForCausalLM", names.BLOOM, BLOOM, EPSILON, theta=None),
-    "mpt": Family("mpt", "MptForCausalLM", names.MPT, MPT, EPSILON, theta=None, more=particulars.mpt, at=("hidden",)),
+    "bloom": Family("bloom", names.BLOOM, BLOOM, EPSILON, theta=None),
+    "mpt": Family("mpt", names.MPT, MPT, EPSILON, theta=None, more=particulars.mpt, at=("hidden",)),
 }
 
 
