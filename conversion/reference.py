@@ -42,18 +42,17 @@ class Reference:
             out = self._model(torch.from_numpy(tokens.astype(np.int64)), output_hidden_states=True)
         return out.logits.numpy(), [state.numpy() for state in out.hidden_states[:-1]]
 
-    def greedy(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
-        """The likeliest continuation of each prompt, from one left-padded batch; nothing ends it early."""
+    def greedy(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
+        """The likeliest continuation of a prompt; nothing ends it early."""
         import torch
         from transformers import GenerationConfig
 
-        longest = max(len(prompt) for prompt in prompts)
-        padded = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        tokens = torch.tensor([list(prompt)])
         self._model.generation_config = GenerationConfig(pad_token_id=0)  # not the checkpoint's: penalties, beams
+        mask = torch.ones_like(tokens)  # or a prompt's zeros would pass for padding
         with torch.no_grad():
-            out = self._model.generate(padded, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
-        return out[:, longest:].tolist()
+            out = self._model.generate(tokens, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
+        return out[0, len(prompt) :].tolist()
 
 
 def _loaded(source: Source, kind: Any) -> Any:

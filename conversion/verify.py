@@ -139,5 +139,5 @@ def _compare_greedy(model: Decoder, source: Source, tokens: np.ndarray) -> tuple
     room = min(NEW_TOKENS, model.config.context - tokens.shape[1])
     prompts = [row[: max(1, tokens.shape[1] // (index + 1))].tolist() for index, row in enumerate(tokens)]
     ours = generate_tokens(model, prompts, max_new_tokens=room, eos_token_id=[])
-    theirs = [Reference(source, "float32").greedy([prompt], room)[0] for prompt in prompts]
+    theirs = [Reference(source, "float32").greedy(prompt, room) for prompt in prompts]
     return sum(a == b for row in zip(ours, theirs, strict=True) for a, b in zip(*row, strict=True)), room * len(prompts)
