@@ -1,5 +1,6 @@
 """PyTorch's side of a comparison: the same checkpoint, run by Transformers."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,9 @@ def _loaded(source: Source, kind: Any) -> Any:
 
     if source.layout in ("safetensors", "pytorch"):
         return AutoModelForCausalLM.from_pretrained(source.path, dtype=kind, **_EXPERTS)
-    config = AutoConfig.for_model(**source.config)  # not what Transformers reads, or not without more packages
+    config = AutoConfig.for_model(
+        **copy.deepcopy(source.config)
+    )  # not what Transformers reads, or not without more packages
     model: Any = AutoModelForCausalLM._model_mapping[type(config)]
     loaded, info = model.from_pretrained(
         None, config=config, state_dict=_state(source, kind), dtype=kind, output_loading_info=True, **_EXPERTS

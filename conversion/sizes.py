@@ -64,6 +64,11 @@ def layer_types(keys: Keys, layers: int, default: Sequence[str], known: Sequence
     return list(keys.choices("layer_types", known, layers, repeated))
 
 
+def all_but_every(layers: int, every: int) -> list[str]:
+    """Layer types: sliding attention, and full in every so many-th layer."""
+    return [FULL if (i + 1) % every == 0 else SLIDING for i in range(layers)]
+
+
 def windows(keys: Keys, layers: int, window: int | None, default: Sequence[str]) -> list[int | None]:
     """The window of each layer, None for full attention, by `layer_types`; without a window no layer may slide."""
     kinds = layer_types(keys, layers, default, (FULL, SLIDING) if window else (FULL,))

@@ -1,5 +1,6 @@
 """Logits and greedy tokens are PyTorch's, for every row of the matrix in `tiny.CASES`."""
 
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def check_cached(model, tokens, theirs, bound):
 
 def test_names(case, checkpoint_of, tmp_path):
     """The names and shapes that Transformers itself saves; a head that is tied may be there or not."""
-    settings = dict(tiny.CASES[case])
+    settings = copy.deepcopy(tiny.CASES[case])  # Transformers writes into the objects it is given
     config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     theirs = {name: array.shape for name, array in load_file(tmp_path / "model.safetensors").items()}

@@ -3,6 +3,7 @@
 from conversion.alibi import bloom_slopes
 from conversion.architectures.gpt2 import QKV_BIAS, QKV_WEIGHT, gpt_sizes, layer_norm
 from conversion.keys import Keys
+from conversion.rows import layer_norms, plain_feed_forward
 from conversion.sizes import decoder
 from conversion.table import Row, Table
 from jaxllm import config
@@ -17,21 +18,13 @@ def linear_maps(attention: str, feed_forward: str) -> tuple[Row, ...]:
         Row(QKV_BIAS, attention + "query_key_value.bias", "(k g h) -> (k g) h", along="g"),
         Row(_LAYER + "attention.output.weight", attention + "dense.weight", "d (n h) -> d n h"),
         Row(_LAYER + "attention.output.bias", attention + "dense.bias", "d -> d"),
-        Row(_LAYER + "feed_forward.up.weight", feed_forward + "dense_h_to_4h.weight", "f d -> f d"),
-        Row(_LAYER + "feed_forward.up.bias", feed_forward + "dense_h_to_4h.bias", "f -> f"),
-        Row(_LAYER + "feed_forward.down.weight", feed_forward + "dense_4h_to_h.weight", "d f -> d f"),
-        Row(_LAYER + "feed_forward.down.bias", feed_forward + "dense_4h_to_h.bias", "d -> d"),
+        *plain_feed_forward(feed_forward + "dense_h_to_4h", feed_forward + "dense_4h_to_h"),
     )
 
 
-def layer_norms(theirs: str) -> tuple[Row, ...]:
+def megatron_norms(theirs: str) -> tuple[Row, ...]:
     """The rows of the norms before attention and feed-forward."""
-    return (
-        Row(_LAYER + "attention_norm.weight", theirs + "input_layernorm.weight", "d -> d"),
-        Row(_LAYER + "attention_norm.bias", theirs + "input_layernorm.bias", "d -> d"),
-        Row(_LAYER + "feed_forward_norm.weight", theirs + "post_attention_layernorm.weight", "d -> d"),
-        Row(_LAYER + "feed_forward_norm.bias", theirs + "post_attention_layernorm.bias", "d -> d"),
-    )
+    return layer_norms(theirs + "input_layernorm", theirs + "post_attention_layernorm")
 
 
 EMBEDDING = "transformer.word_embeddings.weight"
@@ -45,7 +38,7 @@ ENDS = (
 )
 LINEAR_MAPS = linear_maps(_THEIRS + "self_attention.", _THEIRS + "mlp.")
 
-TABLE = Table(ENDS + layer_norms(_THEIRS) + LINEAR_MAPS, {}, EMBEDDING, prefix="transformer.")
+TABLE = Table(ENDS + megatron_norms(_THEIRS) + LINEAR_MAPS, {}, EMBEDDING, prefix="transformer.")
 
 # Ways to compute the same, and remains of the training's own options.
 _WITHOUT_EFFECT = (

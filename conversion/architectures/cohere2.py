@@ -3,7 +3,7 @@
 from conversion.architectures.cohere import TABLE, layer_norm, scaled
 from conversion.keys import Keys
 from conversion.rotary import rotary
-from conversion.sizes import FULL, SLIDING, Sizes, gated, layer_types
+from conversion.sizes import FULL, SLIDING, Sizes, all_but_every, gated, layer_types
 from jaxllm import config
 from jaxllm.errors import InputError
 
@@ -27,7 +27,7 @@ def from_hf(keys: Keys) -> config.Decoder:
         keys.neutral(name, (value, None))
     for name in ("model_max_length", "cache_implementation", "use_parallel_embedding"):  # how, not what
         keys.take(name, None)
-    every = keys.size("sliding_window_pattern", 4, most=4096)
+    every = keys.size("sliding_window_pattern", 4, most=config.MAX_LAYERS)
     for name in ("_sliding_window_pattern", "layer_switch"):  # repeats of it, which Transformers does not read
         keys.neutral(name, (every, None))
     sizes, norm = Sizes.of(keys, dim=8192, layers=40, heads=64), layer_norm(keys)
@@ -40,6 +40,6 @@ def from_hf(keys: Keys) -> config.Decoder:
         SLIDING: sizes.attention(position, bias=bias, output_bias=bias, window=window),
         FULL: sizes.attention(None, bias=bias, output_bias=bias),
     }
-    hidden, types = gated(keys, 22528), layer_types(keys, sizes.layers, [SLIDING] * (every - 1) + [FULL])
+    hidden, types = gated(keys, 22528), layer_types(keys, sizes.layers, all_but_every(sizes.layers, every))
     blocks = [config.ParallelBlock(norm, kinds[kind], hidden) for kind in types]
     return scaled(keys, sizes, blocks, norm, context)

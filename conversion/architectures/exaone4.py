@@ -5,7 +5,7 @@ from conversion.architectures.olmo2 import NORMS_BEHIND
 from conversion.architectures.qwen3 import HEAD_NORMS
 from conversion.keys import Keys
 from conversion.rotary import rotary
-from conversion.sizes import FULL, SLIDING, Sizes, decoder, gated, rms_norm, windows
+from conversion.sizes import FULL, Sizes, all_but_every, decoder, gated, rms_norm, windows
 from conversion.table import Table
 from jaxllm import config
 
@@ -13,11 +13,11 @@ TABLE = Table(ENDS + NORMS_BEHIND + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNOR
 
 
 def _windows(keys: Keys, layers: int, window: int | None) -> list[int | None]:
-    """The window of each layer: all but every so manieth have it. A pattern in words needs its `layer_types`."""
+    """The window of each layer: all but every so many-th have it. A pattern in words needs its `layer_types`."""
     every = keys.take("sliding_window_pattern", 4, (int, str, type(None)))
     kinds = [str(every) if window else FULL]
     if window and isinstance(every, int) and every > 0:
-        kinds = [FULL if (i + 1) % every == 0 else SLIDING for i in range(layers)]
+        kinds = all_but_every(layers, every)
     return windows(keys, layers, window, kinds)
 
 

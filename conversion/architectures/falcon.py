@@ -4,12 +4,13 @@ from dataclasses import replace
 
 from conversion.activations import ACTIVATIONS
 from conversion.alibi import bloom_slopes
-from conversion.architectures.bloom import EMBEDDING, ENDS, LINEAR_MAPS, layer_norms
+from conversion.architectures.bloom import EMBEDDING, ENDS, LINEAR_MAPS, megatron_norms
 from conversion.architectures.gpt2 import gpt_sizes, layer_norm
 from conversion.keys import Keys
 from conversion.rotary import rotary
+from conversion.rows import layer_norms
 from conversion.sizes import Sizes, decoder
-from conversion.table import Row, Table
+from conversion.table import Table
 from jaxllm import config
 from jaxllm.errors import InputError
 
@@ -20,12 +21,8 @@ def _two_norms(block: config.Block | config.ParallelBlock) -> bool:
     return isinstance(block, config.ParallelBlock) and not block.shared
 
 
-_NORMS = tuple(replace(row, where=lambda block: not _two_norms(block)) for row in layer_norms(_THEIRS))
-_PARALLEL_NORMS = tuple(
-    Row(f"layers.{{i}}.{ours}_norm.{kind}", f"{_THEIRS}{theirs}.{kind}", "d -> d", where=_two_norms)
-    for ours, theirs in (("attention", "ln_attn"), ("feed_forward", "ln_mlp"))
-    for kind in ("weight", "bias")
-)
+_NORMS = tuple(replace(row, where=lambda block: not _two_norms(block)) for row in megatron_norms(_THEIRS))
+_PARALLEL_NORMS = tuple(replace(row, where=_two_norms) for row in layer_norms(_THEIRS + "ln_attn", _THEIRS + "ln_mlp"))
 
 TABLE = Table(ENDS + _NORMS + _PARALLEL_NORMS + LINEAR_MAPS, {}, EMBEDDING, prefix="transformer.")
 

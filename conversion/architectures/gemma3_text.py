@@ -6,7 +6,7 @@ from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, FEED_FORW
 from conversion.architectures.qwen3 import HEAD_NORMS
 from conversion.keys import Keys
 from conversion.rotary import rotary_by_layer_type
-from conversion.sizes import FULL, SLIDING, Sizes, decoder, rms_norm, windows
+from conversion.sizes import FULL, SLIDING, Sizes, all_but_every, decoder, rms_norm, windows
 from conversion.table import Table
 from jaxllm import config
 
@@ -18,7 +18,7 @@ def _windows(keys: Keys, layers: int) -> list[int | None]:
     """The window of each layer; `sliding_window_pattern` is the older spelling, and says which are without."""
     every = keys.size("sliding_window_pattern", 6)
     keys.neutral("_sliding_window_pattern", (None, every))
-    default = [FULL if (i + 1) % every == 0 else SLIDING for i in range(layers)]
+    default = all_but_every(layers, every)
     return windows(keys, layers, keys.size_or_none("sliding_window", 4096), default)
 
 

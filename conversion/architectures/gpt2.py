@@ -2,6 +2,7 @@
 
 from conversion.activations import ACTIVATIONS
 from conversion.keys import Keys
+from conversion.rows import layer_norms
 from conversion.sizes import Sizes, decoder
 from conversion.table import Row, Table
 from jaxllm import config
@@ -19,12 +20,7 @@ ENDS = (
     Row("norm.bias", "transformer.ln_f.bias", "d -> d"),
     Row("head.weight", "lm_head.weight", "v d -> v d"),
 )
-NORMS = (
-    Row(_LAYER + "attention_norm.weight", _THEIRS + "ln_1.weight", "d -> d"),
-    Row(_LAYER + "attention_norm.bias", _THEIRS + "ln_1.bias", "d -> d"),
-    Row(_LAYER + "feed_forward_norm.weight", _THEIRS + "ln_2.weight", "d -> d"),
-    Row(_LAYER + "feed_forward_norm.bias", _THEIRS + "ln_2.bias", "d -> d"),
-)
+NORMS = layer_norms(_THEIRS + "ln_1", _THEIRS + "ln_2")
 CONV1D = (
     Row(QKV_WEIGHT, _THEIRS + "attn.c_attn.weight", "d (p n h) -> (p n) h d", along="p"),
     Row(QKV_BIAS, _THEIRS + "attn.c_attn.bias", "(p n h) -> (p n) h", along="p"),

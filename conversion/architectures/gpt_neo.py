@@ -2,6 +2,7 @@
 
 from conversion.architectures.gpt2 import EMBEDDING, ENDS, NORMS, gpt_sizes, layer_norm, plain
 from conversion.keys import Keys
+from conversion.rows import plain_feed_forward
 from conversion.sizes import decoder
 from conversion.table import Row, Table
 from jaxllm import config
@@ -18,12 +19,7 @@ ATTENTION = (
     Row(_LAYER + "attention.output.weight", _ATTENTION + "out_proj.weight", "d (n h) -> d n h"),
     Row(_LAYER + "attention.output.bias", _ATTENTION + "out_proj.bias", "d -> d"),
 )
-FEED_FORWARD = (
-    Row(_LAYER + "feed_forward.up.weight", _THEIRS + "mlp.c_fc.weight", "f d -> f d"),
-    Row(_LAYER + "feed_forward.up.bias", _THEIRS + "mlp.c_fc.bias", "f -> f"),
-    Row(_LAYER + "feed_forward.down.weight", _THEIRS + "mlp.c_proj.weight", "d f -> d f"),
-    Row(_LAYER + "feed_forward.down.bias", _THEIRS + "mlp.c_proj.bias", "d -> d"),
-)
+FEED_FORWARD = plain_feed_forward(_THEIRS + "mlp.c_fc", _THEIRS + "mlp.c_proj")
 IGNORED = {
     _ATTENTION + "bias": "the causal mask",
     _ATTENTION + "masked_bias": "the value behind the causal mask",

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from conversion.activations import ACTIVATIONS
-from conversion.architectures.bloom import layer_norms, linear_maps
+from conversion.architectures.bloom import linear_maps, megatron_norms
 from conversion.architectures.gpt2 import gpt_sizes
 from conversion.keys import Keys
 from conversion.rotary import rotary
@@ -24,7 +24,7 @@ def table(model: str, output_bias: str = "dense.bias") -> Table:
             Row("norm.weight", model + ".final_layer_norm.weight", "d -> d"),
             Row("norm.bias", model + ".final_layer_norm.bias", "d -> d"),
             Row("head.weight", "embed_out.weight", "v d -> v d"),
-            *layer_norms(theirs),
+            *megatron_norms(theirs),
             *(replace(row, theirs=row.theirs.replace("dense.bias", output_bias)) for row in maps),
         ),
         ignored={

@@ -2,6 +2,7 @@
 
 from conversion.architectures.gpt2 import EMBEDDING, ENDS, IGNORED, NORMS, gpt_context, gpt_sizes, layer_norm, plain
 from conversion.keys import Keys
+from conversion.rows import plain_feed_forward
 from conversion.sizes import decoder
 from conversion.table import Row, Table
 from jaxllm import config
@@ -14,10 +15,7 @@ OUTER = (
     *NORMS,
     Row("head.bias", "lm_head.bias", "v -> v"),
     Row(_LAYER + "attention.output.weight", _THEIRS + "attn.out_proj.weight", "d (n h) -> d n h"),
-    Row(_LAYER + "feed_forward.up.weight", _THEIRS + "mlp.fc_in.weight", "f d -> f d"),
-    Row(_LAYER + "feed_forward.up.bias", _THEIRS + "mlp.fc_in.bias", "f -> f"),
-    Row(_LAYER + "feed_forward.down.weight", _THEIRS + "mlp.fc_out.weight", "d f -> d f"),
-    Row(_LAYER + "feed_forward.down.bias", _THEIRS + "mlp.fc_out.bias", "d -> d"),
+    *plain_feed_forward(_THEIRS + "mlp.fc_in", _THEIRS + "mlp.fc_out"),
 )
 ATTENTION = (
     Row(_LAYER + "attention.query.weight", _THEIRS + "attn.q_proj.weight", "(n h) d -> n h d"),

@@ -3,6 +3,7 @@
 from conversion.activations import ACTIVATIONS
 from conversion.architectures.gpt2 import gpt_sizes
 from conversion.keys import Keys
+from conversion.rows import plain_feed_forward
 from conversion.sizes import decoder
 from conversion.table import Row, Table
 from jaxllm import config
@@ -30,10 +31,7 @@ def fairseq_rows(model: str, norm: str, head: str) -> tuple[Row, ...]:
         *(Row(f"{attention}{o}.bias", f"{theirs}self_attn.{t}.bias", "(n h) -> n h") for o, t in projections),
         Row(attention + "output.weight", theirs + "self_attn.out_proj.weight", "d (n h) -> d n h"),
         Row(attention + "output.bias", theirs + "self_attn.out_proj.bias", "d -> d"),
-        Row(_LAYER + "feed_forward.up.weight", theirs + "fc1.weight", "f d -> f d"),
-        Row(_LAYER + "feed_forward.up.bias", theirs + "fc1.bias", "f -> f"),
-        Row(_LAYER + "feed_forward.down.weight", theirs + "fc2.weight", "d f -> d f"),
-        Row(_LAYER + "feed_forward.down.bias", theirs + "fc2.bias", "d -> d"),
+        *plain_feed_forward(theirs + "fc1", theirs + "fc2"),
     )
 
 

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from conversion.activations import ACTIVATIONS
-from conversion.architectures.bloom import layer_norms
+from conversion.architectures.bloom import megatron_norms
 from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, IGNORED
 from conversion.keys import Keys
 from conversion.rotary import rotary
+from conversion.rows import plain_feed_forward
 from conversion.sizes import Sizes, decoder
 from conversion.table import Row, Table
 from jaxllm import config
@@ -18,7 +19,7 @@ OUTER = (
     *(row for row in ENDS if not row.theirs.startswith("model.norm")),
     Row("norm.weight", "model.final_layernorm.weight", "d -> d"),
     Row("norm.bias", "model.final_layernorm.bias", "d -> d"),
-    *layer_norms(_THEIRS),
+    *megatron_norms(_THEIRS),
     *(
         Row(f"{_LAYER}attention.{ours}_norm.{kind}", f"{_THEIRS}self_attn.{theirs}_layernorm.{kind}", "h -> h")
         for ours, theirs in (("query", "q"), ("key", "k"))
@@ -27,10 +28,7 @@ OUTER = (
 )
 _LINEAR_MAPS = (
     *(replace(row, theirs=row.theirs.replace("o_proj", "dense")) for row in ATTENTION),
-    Row(_LAYER + "feed_forward.up.weight", _THEIRS + "mlp.fc1.weight", "f d -> f d"),
-    Row(_LAYER + "feed_forward.up.bias", _THEIRS + "mlp.fc1.bias", "f -> f"),
-    Row(_LAYER + "feed_forward.down.weight", _THEIRS + "mlp.fc2.weight", "d f -> d f"),
-    Row(_LAYER + "feed_forward.down.bias", _THEIRS + "mlp.fc2.bias", "d -> d"),
+    *plain_feed_forward(_THEIRS + "mlp.fc1", _THEIRS + "mlp.fc2"),
     Row("head.bias", "lm_head.bias", "v -> v"),
 )
 TABLE = Table(OUTER + _LINEAR_MAPS, IGNORED, EMBEDDING)

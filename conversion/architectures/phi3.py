@@ -1,5 +1,6 @@
 """Phi-3, Phi-3.5 and Phi-4: a Llama with fused projections, and LongRoPE where it is made for long texts."""
 
+from conversion.architectures.gpt2 import QKV_WEIGHT
 from conversion.architectures.llama import EMBEDDING, ENDS, IGNORED, NORMS
 from conversion.keys import Keys
 from conversion.rotary import rotary
@@ -9,7 +10,6 @@ from jaxllm import config
 from jaxllm.errors import InputError
 
 _LAYER, _THEIRS = "layers.{i}.", "model.layers.{i}."
-_QKV = tuple(f"layers.{{i}}.attention.{name}.weight" for name in ("query", "key", "value"))
 _GATE_UP = tuple(f"layers.{{i}}.feed_forward.{name}.weight" for name in ("gate", "up"))
 
 FUSED_FEED_FORWARD = (
@@ -20,7 +20,7 @@ TABLE = Table(
     (
         *ENDS,
         *NORMS,
-        Row(_QKV, _THEIRS + "self_attn.qkv_proj.weight", "(n h) d -> n h d", along="n"),
+        Row(QKV_WEIGHT, _THEIRS + "self_attn.qkv_proj.weight", "(n h) d -> n h d", along="n"),
         Row(_LAYER + "attention.output.weight", _THEIRS + "self_attn.o_proj.weight", "d (n h) -> d n h"),
         *FUSED_FEED_FORWARD,
     ),

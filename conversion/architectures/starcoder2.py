@@ -2,27 +2,18 @@
 
 from conversion.activations import ACTIVATIONS
 from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, IGNORED, NORMS
+from conversion.architectures.stablelm import NORM_BIASES
 from conversion.keys import Keys
 from conversion.rotary import rotary
+from conversion.rows import plain_feed_forward
 from conversion.sizes import Sizes, decoder
-from conversion.table import Row, Table
+from conversion.table import Table
 from jaxllm import config
 
-_LAYER, _THEIRS = "layers.{i}.", "model.layers.{i}."
+_THEIRS = "model.layers.{i}.mlp."
 
 TABLE = Table(
-    ENDS
-    + NORMS
-    + ATTENTION
-    + (
-        Row("norm.bias", "model.norm.bias", "d -> d"),
-        Row(_LAYER + "attention_norm.bias", _THEIRS + "input_layernorm.bias", "d -> d"),
-        Row(_LAYER + "feed_forward_norm.bias", _THEIRS + "post_attention_layernorm.bias", "d -> d"),
-        Row(_LAYER + "feed_forward.up.weight", _THEIRS + "mlp.c_fc.weight", "f d -> f d"),
-        Row(_LAYER + "feed_forward.up.bias", _THEIRS + "mlp.c_fc.bias", "f -> f"),
-        Row(_LAYER + "feed_forward.down.weight", _THEIRS + "mlp.c_proj.weight", "d f -> d f"),
-        Row(_LAYER + "feed_forward.down.bias", _THEIRS + "mlp.c_proj.bias", "d -> d"),
-    ),
+    ENDS + NORMS + ATTENTION + NORM_BIASES + plain_feed_forward(_THEIRS + "c_fc", _THEIRS + "c_proj"),
     IGNORED,
     EMBEDDING,
 )
