@@ -65,7 +65,9 @@ class Keys:
         value = self._left.pop(name, default)
         if value is _REQUIRED or (value is None and default is _REQUIRED):
             raise InputError(f"{self._where}: {name} is missing")
-        if kinds and value is not default and (not isinstance(value, kinds) or (bool not in kinds and value is True)):
+        absurd = isinstance(value, int) and abs(value) >= 1 << 63  # and too long for a message
+        wrong = not isinstance(value, kinds) or (bool not in kinds and value is True) or absurd
+        if kinds and value is not default and wrong:
             raise InputError(f"{self._where}: {name} cannot be {_short(value)}")
         return value
 

@@ -42,6 +42,7 @@ REFUSED_CONFIGS = {
         "partial_rotary_factor=0.5",
     ),
     "absurd layers": ({"num_hidden_layers": 10**12}, "num_hidden_layers must be a whole number from 1 to 4096"),
+    "absurd rotary": ({"model_type": "gptj", "rotary_dim": 10**400}, r"rotary_dim cannot be 1000.*\.\.\."),
     "absurd width": ({"hidden_size": 10**30}, "hidden_size must be"),
     "negative": ({"num_attention_heads": -6}, "num_attention_heads must be"),
     "boolean number": ({"intermediate_size": True}, "intermediate_size must be"),
