@@ -48,6 +48,7 @@ class Attention(nnx.Module):
     def new_entry(self, batch: int, capacity: int, dtype: jnp.dtype) -> Full:
         """An empty cache entry for `batch` rows of up to `capacity` positions."""
         zeros = jnp.zeros((batch, capacity, self.part.kv_heads, self.part.head_dim), dtype)
+        zeros = constrain(zeros, "batch", "time", "kv_heads", "head")
         return Full(zeros, zeros)
 
     def _projections(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
