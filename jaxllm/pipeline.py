@@ -55,7 +55,7 @@ class Pipeline(nnx.Module):
         return self._on_stages(new, (), PartitionSpec("stage"))()
 
     def stored_names(self, name: str) -> tuple[str | None, ...]:
-        """The names that a parameter `slots.3.attention.query.weight` has as that of each stage's layer: `7.atten...`."""
+        """The names that a parameter `slots.3.attention.query.weight` has in the layers: `7.attention...`."""
         _, index, rest = name.split(".", 2)
         return tuple(None if layer is None else f"{layer}.{rest}" for layer in self.order[int(index)])
 
@@ -66,40 +66,39 @@ class Pipeline(nnx.Module):
         return jax.jit(program)
 
     def _work(self, stacks: Any, x: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
-        """What the devices of one stage do: at each tick a microbatch, which then goes to the next stage."""
+        """What the devices of one stage do: at each tick a microbatch, which then goes to the next stage.
+
+        A stage works at every tick, so that caches are written in place, where a branch would copy them. Before its
+        turn it writes what its first microbatch will write over; after it, it repeats its last one on the same input.
+        """
         stage, last = jax.lax.axis_index("stage"), self.stages - 1
         rows = _Rows(microbatches(x.shape, self.stages, self.mesh))
 
-        def forward(x: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
-            return run(stacks, x, entries, partial(self._apply, stage, span))
-
-        def idle(x: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
-            return x, entries
-
         def tick(at: jax.Array, carry: tuple[jax.Array, jax.Array, Entries]) -> tuple[jax.Array, jax.Array, Entries]:
             inflow, out, entries = carry
-            take = partial(rows.take, index=jnp.clip(at - stage, 0, rows.count - 1))
-            put = partial(rows.put, index=jnp.clip(at - stage, 0, rows.count - 1))
-            busy = (at >= stage) & (at < stage + rows.count)
-            mine = jnp.where(stage == 0, take(x), inflow)
-            y, kept = jax.lax.cond(busy, forward, idle, mine, *jax.tree.map(take, (span, entries)))
-            out = put(out, jnp.where(busy, y, take(out)))
+            turn = jnp.clip(at - stage, 0, rows.count - 1)
+            mine = jnp.where(stage == 0, rows.take(x, turn), inflow)
+            its_span, its_entries = jax.tree.map(lambda array: rows.take(array, turn), (span, entries))
+            y, kept = run(stacks, mine, its_entries, partial(self._apply, stage, its_span))
+            entries = jax.tree.map(lambda array, new: rows.put(array, new, turn), entries, kept)
             onward = jax.lax.ppermute(y, "stage", [(i, i + 1) for i in range(last)])
-            return onward, out, jax.tree.map(put, entries, kept)
+            return onward, rows.put(out, y, turn), entries
 
-        nothing = jnp.zeros_like(rows.take(x, index=0))
+        nothing = jnp.zeros_like(rows.take(x, 0))
         _, out, entries = jax.lax.fori_loop(0, rows.count + last, tick, (nothing, jnp.zeros_like(x), entries))
         return jax.lax.psum(jnp.where(stage == last, out, 0), "stage"), entries
 
-    def _apply(self, stage: jax.Array, span: Span, slot: int, stack: Any, x: jax.Array, entry: Any) -> Any:
-        """The slot's layer of this stage: of the same weights in each, but not always the same part."""
-        layers = self.order[slot]
-        parts = list(dict.fromkeys(self.parts[layer] for layer in layers if layer is not None))
-        which = [len(parts) if layer is None else parts.index(self.parts[layer]) for layer in layers]
-        branches = [partial(_layer, part, self.dim, stack, span) for part in parts]
-        if set(which) == {0}:
-            return branches[0](x, entry)
-        return jax.lax.switch(jnp.asarray(which)[stage], [*branches, lambda x, entry: (x, entry)], x, entry)
+    def _apply(
+        self, stage: jax.Array, span: Span, slot: int, stack: Any, x: jax.Array, entry: Any
+    ) -> tuple[jax.Array, Any]:
+        """The slot's layer of this stage; a stage without one has weights of zeros there, and goes on with x."""
+        parts = [None if layer is None else self.parts[layer] for layer in self.order[slot]]
+        kinds = list(dict.fromkeys(part for part in parts if part is not None))
+        branches = [partial(_layer, part, self.dim, stack, span) for part in kinds]
+        which = jnp.asarray([0 if part is None else kinds.index(part) for part in parts])[stage]
+        y, entry = branches[0](x, entry) if len(kinds) == 1 else jax.lax.switch(which, branches, x, entry)
+        present = jnp.asarray([part is not None for part in parts])[stage]
+        return y if None not in parts else jnp.where(present, y, x), entry
 
 
 def microbatches(shape: tuple[int, ...], stages: int, mesh: Any) -> int:

@@ -41,9 +41,9 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of the given extents over the first devices; -1 stands for all devices that are left.
 
-    `data` splits the batch; `fsdp` the batch, and weights that are gathered a layer ahead of use; `stage` the layers, as
-    a pipeline; `tensor` heads, hidden units and the vocabulary; `expert` whole experts of mixtures, and of all else
-    what `tensor` splits.
+    `data` splits the batch; `fsdp` the batch, and weights that are gathered a layer ahead of use; `stage` the layers,
+    as a pipeline; `tensor` heads, hidden units and the vocabulary; `expert` whole experts of mixtures, and of all
+    else what `tensor` splits.
 
     Raises:
         InputError: more devices asked for than there are, or extents that do not divide them.
@@ -110,7 +110,7 @@ def named_sharding(name: str, axes: tuple[str, ...], shape: tuple[int, ...], mes
 
 
 def current_mesh() -> Any:
-    """The abstract mesh of `jax.set_mesh` or of a `jax.shard_map` around; None where it leaves nothing to split over."""
+    """The abstract mesh of `jax.set_mesh` or of a `jax.shard_map` around; None if it has nothing to split over."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if _free(mesh) else None
 

@@ -39,7 +39,8 @@ class Attention(nnx.Module):
             query, key = self.rotary(query, span), self.rotary(key, span)
         if entry is not None:
             entry = entry.append(span.start, key, value)
-            key, value = entry.key, entry.value
+            key, value = (constrain(kept, "batch", "time", "kv_heads", "head") for kept in (entry.key, entry.value))
+            entry = Full(key, value)
         part, sinks = self.part, None if self.sinks is None else self.sinks[...]
         scores = Scores(part.scale, part.window, part.chunk, part.softcap, self.alibi)
         mixed = attention(query, key, value, offsets=span.start, scores=scores, sinks=sinks)

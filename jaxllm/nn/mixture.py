@@ -97,7 +97,7 @@ class Experts(nnx.Module):
         self.down = Linear(init, stack + embed, hidden, part.bias)
 
     def __call__(self, share: Share, x: jax.Array, chosen: jax.Array, weights: jax.Array) -> jax.Array:
-        """Vectors [M D], their experts [M k] and weights [M k] -> sums [M D] over this share's experts, in float32 or wider.
+        """Vectors [M D], their experts [M k] and weights [M k] -> this share of the sums [M D], float32 or wider.
 
         Each row meets its experts alone.
         """
