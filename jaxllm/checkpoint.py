@@ -21,14 +21,14 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh
 
 from jaxllm import config
 from jaxllm.arrays import Array, Wanted, checksum, read_array, read_arrays, stored_arrays, write_arrays
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder, abstract
 from jaxllm.nn.parameter import named_parameters, replace_parameters
-from jaxllm.sharding import named_sharding
+from jaxllm.sharding import MESH_AXES, make_mesh
 
 FORMAT = 1
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -105,24 +105,26 @@ def read_config(path: Path) -> config.Decoder:
     return part
 
 
-def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None) -> Decoder:
+def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None, offload: bool = False) -> Decoder:
     """The model, each parameter read straight into its shards (on one device without a mesh).
+
+    With `offload` the layers stay in the hosts' memory, from where devices fetch each as it is needed.
 
     Raises:
         InputError: what is at `path` is not a whole checkpoint, or does not divide over the mesh.
     """
     manifest = read_manifest(path)
-    if mesh is not None and not (isinstance(mesh, Mesh) and set(mesh.axis_types) == {AxisType.Auto}):
-        raise InputError(f"mesh={mesh!r}: must be one of jaxllm.make_mesh (all its axes are of type Auto)")
+    if mesh is None:
+        mesh = make_mesh(tensor=1, devices=jax.local_devices()[:1])
+    if not (isinstance(mesh, Mesh) and set(mesh.axis_types) == {AxisType.Auto} and mesh.axis_names == MESH_AXES):
+        raise InputError(f"mesh={mesh!r}: must be one of jaxllm.make_mesh")
     dtype = _computable(float_dtype(dtype or manifest["dtype"]))
-    model = abstract(read_config(path), dtype)
-    wanted = {}
+    model, wanted, names = abstract(read_config(path), dtype, mesh, offload), {}, set()
     for name, parameter in named_parameters(model):
-        placed = SingleDeviceSharding(jax.local_devices()[0])
-        if mesh is not None:
-            placed = named_sharding(name, parameter.axes, parameter.shape, mesh)
-        wanted[name] = Wanted(parameter.shape, parameter.dtype, placed)
-    if differing := wanted.keys() ^ manifest["checksums"].keys():
+        shape, parts = parameter.get_raw_value(), model.stage_names(name)
+        wanted[name] = Wanted(shape.shape, shape.dtype, shape.sharding, parts)
+        names.update({name} if parts is None else filter(None, parts))
+    if differing := names ^ manifest["checksums"].keys():
         raise InputError(f"{path}: tensor {min(differing)}: only one of config.json and manifest.json has it")
     return replace_parameters(model, read_arrays(path / _ARRAYS, wanted))
 

@@ -6,9 +6,9 @@ stage as in GPipe (Huang et al. 2019), inside of the one program that the whole 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,8 @@ def microbatches(shape: tuple[int, ...], stages: int, mesh: Any) -> int:
     return next((count for count in range(most, 1, -1) if rows % count == 0), 1)
 
 
-class _Rows(NamedTuple):
+@dataclass(frozen=True)
+class _Rows:
     """Every `count`-th row of an array [B ...] is a microbatch: a split of rows over devices stays what it was."""
 
     count: int

@@ -13,21 +13,24 @@ from jaxllm.errors import InputError
 MESH_AXES = ("data", "fsdp", "stage", "expert", "tensor")
 
 # Logical axis -> mesh axes, in order of precedence: a mesh axis that a row above has taken is not given twice.
-# `table` is the width of a table of the vocabulary's vectors, `stage` stacks layers of a pipeline's stages.
+# `stage` stacks layers of a pipeline's stages; `table` is the width of a table of the vocabulary's vectors, and `rows`
+# is the batch where the vocabulary is met, which `fsdp` splits too.
 RULES = (
     ("batch", ("data", "fsdp")),
+    ("rows", ("data",)),
     ("stage", ("stage",)),
     ("experts", ("expert",)),
     ("heads", ("expert", "tensor")),
     ("kv_heads", ("expert", "tensor")),
     ("hidden", ("expert", "tensor")),
-    ("vocab", ("expert", "tensor", "stage")),
-    ("table", ("fsdp", "expert", "tensor", "stage")),
+    ("vocab", ("expert", "tensor", "stage", "fsdp")),
+    ("table", ("expert", "tensor", "stage", "fsdp")),
     ("embed", ("fsdp",)),
+    ("latent", ("fsdp",)),
 )
 # What does not divide by all of its mesh axes is split over the first of them that it divides by; for every other
 # logical axis that is an error.
-_AS_FAR_AS_EVEN = {"vocab", "table", "batch"}
+_AS_FAR_AS_EVEN = {"batch", "rows", "vocab", "table", "latent"}
 _SUMMED = ("expert", "tensor")  # what a layer adds up over
 
 
@@ -72,23 +75,29 @@ def partition(name: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: An
     Raises:
         InputError: an axis that must be split does not divide; the message says which, of which array.
     """
-    free = _free(mesh)
-    placed: dict[str, tuple[str, ...]] = {}
+    free, placed = _free(mesh), dict[str, tuple[str, ...]]()
+    vector = len(set(axes) - {"stage"}) == 1
     for logical, physical in RULES:
-        if logical not in axes or (logical == "embed" and len(axes) == 1):  # a vector is not worth gathering
+        if logical not in axes or (vector and physical == ("fsdp",)):  # a vector is not worth gathering
             continue
         size, wanted = shape[axes.index(logical)], tuple(axis for axis in physical if axis in free)
-        even = next(
-            wanted[:n] for n in range(len(wanted), -1, -1) if size % math.prod(free[a] for a in wanted[:n]) == 0
-        )
-        extent = math.prod(free[axis] for axis in wanted)
-        if even != wanted and logical not in _AS_FAR_AS_EVEN and not (logical == "kv_heads" and extent % size == 0):
+        even = _even(size, wanted, free)
+        whole = logical in _AS_FAR_AS_EVEN or (logical == "kv_heads" and _product(wanted, free) % size == 0)
+        if even != wanted and not whole:
             over = " x ".join(f"{axis}={free[axis]}" for axis in wanted)
             raise InputError(f"mesh: {name}: {size} {logical} cannot be split over {over}")
         placed[logical] = even
-        for axis in even:
-            del free[axis]
+        free = {axis: extent for axis, extent in free.items() if axis not in even}
     return PartitionSpec(*(_entry(placed.get(axis, ())) for axis in axes))
+
+
+def _even(size: int, axes: tuple[str, ...], extents: dict[str, int]) -> tuple[str, ...]:
+    """As many of the first axes as divide a size evenly."""
+    return next(axes[:n] for n in range(len(axes), -1, -1) if size % _product(axes[:n], extents) == 0)
+
+
+def _product(axes: tuple[str, ...], extents: dict[str, int]) -> int:
+    return math.prod(extents[axis] for axis in axes)
 
 
 def _entry(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
@@ -128,18 +137,28 @@ def extent(axis: str, size: int, mesh: Any) -> int:
     return math.prod(mesh.shape[name] for name in _axes(partition("activation", (axis,), (size,), mesh)[0]))
 
 
-def is_sharded_by_fsdp(shape: tuple[int, ...], axes: tuple[str, ...]) -> bool:
-    """Whether devices of the current mesh have to gather a weight with these logical axes."""
+def gathered(shape: tuple[int, ...], axes: tuple[str, ...]) -> PartitionSpec | None:
+    """The partition that a weight with these logical axes is used in, if devices gather it over `fsdp` for that.
+
+    A vocabulary is not gathered: each device looks up, or has the logits of, its own tokens.
+    """
     mesh = current_mesh()
-    return mesh is not None and "fsdp" in partition("weight", axes, shape, mesh)
+    if mesh is None:
+        return None
+    placed = partition("weight", axes, shape, mesh)
+    kept = (at if axis == "vocab" else _without_fsdp(at) for axis, at in zip(axes, placed, strict=True))
+    used = PartitionSpec(*kept)
+    return None if used == placed else used
+
+
+def _without_fsdp(at: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    return _entry(tuple(axis for axis in _axes(at) if axis != "fsdp"))
 
 
 def gather(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """A weight with these logical axes, gathered over `fsdp`."""
-    if not is_sharded_by_fsdp(weight.shape, axes):
-        return weight
-    spec = partition("weight", axes, weight.shape, current_mesh())
-    return jax.lax.with_sharding_constraint(weight, PartitionSpec(*(None if at == "fsdp" else at for at in spec)))
+    """A weight with these logical axes, gathered over `fsdp` where it is split."""
+    used = gathered(weight.shape, axes)
+    return weight if used is None else jax.lax.with_sharding_constraint(weight, used)
 
 
 class Share(NamedTuple):
@@ -160,8 +179,8 @@ def add_up(f: Callable[..., jax.Array], modules: Any, x: jax.Array, *more: jax.A
         return f(Share(), modules, x, *more)
 
     def weights(parameter: Any) -> PartitionSpec:
-        spec = partition("weight", parameter.axes, parameter.shape, mesh)
-        return PartitionSpec(*(_entry(tuple(a for a in _axes(entry) if a in _SUMMED)) for entry in spec))
+        placed = partition("weight", parameter.axes, parameter.shape, mesh)
+        return PartitionSpec(*(_entry(tuple(axis for axis in _axes(at) if axis in _SUMMED)) for at in placed))
 
     def rows(x: jax.Array) -> PartitionSpec:
         return partition("activation", ("batch", "time", "features"), x.shape, mesh)

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxllm.cache import Entry
 from jaxllm.nn.parameter import Init, build, is_parameter
 from jaxllm.nn.position import Span
-from jaxllm.sharding import gather, is_sharded_by_fsdp
+from jaxllm.sharding import gather, gathered
 
 Entries = tuple[Entry | None, ...]
 
@@ -65,6 +65,5 @@ def _fetched(layer: Any, x: jax.Array) -> tuple[Any, jax.Array]:
 
 
 def _is_remote(parameter: Any) -> bool:
-    return jax.typeof(parameter[...]).memory_space == jax.memory.Space.Host or is_sharded_by_fsdp(
-        parameter.shape, parameter.axes
-    )
+    in_host_memory = jax.typeof(parameter[...]).memory_space == jax.memory.Space.Host
+    return in_host_memory or gathered(parameter.shape, parameter.axes) is not None

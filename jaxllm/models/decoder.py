@@ -13,10 +13,10 @@ from jaxllm.kernels.attention import softcap
 from jaxllm.nn.embedding import Embedding
 from jaxllm.nn.linear import Linear
 from jaxllm.nn.norm import embed
-from jaxllm.nn.parameter import Init, build
+from jaxllm.nn.parameter import Init, build, named_parameters, replace_parameters
 from jaxllm.nn.position import Span
 from jaxllm.pipeline import Pipeline
-from jaxllm.sharding import constrain
+from jaxllm.sharding import constrain, named_sharding
 from jaxllm.streaming import Entries, Layers
 
 
@@ -95,13 +95,23 @@ class Decoder(nnx.Module):
             logits = logits * self.config.logit_scale
         if self.config.logit_softcap is not None:
             logits = softcap(logits, self.config.logit_softcap)
-        return constrain(logits, "batch", *(("time",) * (logits.ndim - 2)), "vocab")
+        return constrain(logits, "rows", *(("time",) * (logits.ndim - 2)), "vocab")
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `batch` rows of up to `capacity` positions."""
         entries = self.layers.new_entries(batch, capacity, self.dtype)
         tokens = Tokens(jnp.zeros((batch, capacity), jnp.int32)) if self.config.turning_lengths else None
         return Cache(entries, jnp.zeros(batch, jnp.int32), tokens)
+
+    def stage_names(self, name: str) -> tuple[str | None, ...] | None:
+        """The names that the parts of a parameter have which stages of a pipeline share; None for any other.
+
+        A part is None where a stage has no layer.
+        """
+        inner = name.removeprefix("layers.")
+        if inner == name or not isinstance(self.layers, Pipeline):
+            return None
+        return tuple(part and f"layers.{part}" for part in self.layers.stored_names(inner))
 
     def _layers(self, tokens: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
         """The last layer's states [B T D], and the cache entries with this call's tokens."""
@@ -144,6 +154,20 @@ class Decoder(nnx.Module):
         return tokens, lengths.astype(jnp.int32)
 
 
-def abstract(part: config.Decoder, dtype: Any = jnp.float32, mesh: Any = None) -> Decoder:
-    """The model with shapes in place of arrays, as it is on a mesh: nothing is allocated."""
-    return Decoder(part, rngs=None, dtype=dtype, mesh=mesh)
+def abstract(part: config.Decoder, dtype: Any = jnp.float32, mesh: Any = None, offload: bool = False) -> Decoder:
+    """The model with shapes in place of arrays: nothing is allocated.
+
+    On a mesh they say where the arrays are to lie; with `offload`, layers in the hosts' memory.
+
+    Raises:
+        InputError: the model does not divide over the mesh.
+    """
+    model, shapes = Decoder(part, rngs=None, dtype=dtype, mesh=mesh), {}
+    if mesh is None:
+        return model
+    for name, parameter in named_parameters(model):
+        placed = named_sharding(name, parameter.axes, parameter.shape, mesh)
+        if offload and name.startswith("layers."):
+            placed = placed.with_memory_kind("pinned_host")
+        shapes[name] = jax.ShapeDtypeStruct(parameter.shape, parameter.dtype, sharding=placed)
+    return replace_parameters(model, shapes)

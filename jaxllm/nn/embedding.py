@@ -6,6 +6,7 @@ from flax import nnx
 from jaxllm import config
 from jaxllm.nn.linear import linear
 from jaxllm.nn.parameter import Init, builds
+from jaxllm.sharding import constrain, gather
 
 
 class Embedding(nnx.Module):
@@ -16,11 +17,13 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Token ids [B T] -> vectors [B T D]; an id outside the vocabulary gives NaN, never a wrong vector."""
-        return self.weight[...].at[tokens].get(mode="fill", wrap_negative_indices=False)
+        table, tokens = gather(self.weight[...], self.weight.axes), constrain(tokens, "rows", "time")
+        x = table.at[tokens].get(mode="fill", wrap_negative_indices=False)
+        return constrain(x, "rows", "time", "features")
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Vectors [... D] -> their products with every token's vector [... V], in float32 or wider."""
-        return linear(x, self.weight[...])
+        return linear(x, gather(self.weight[...], self.weight.axes))
 
 
 @builds(config.LearnedPosition)
@@ -33,4 +36,4 @@ class LearnedPosition(nnx.Module):
 
     def __call__(self, positions: jax.Array) -> jax.Array:
         """Positions [B T] -> vectors [B T D]; padding beyond the table gets the last one, and is never seen."""
-        return self.weight[...].at[positions + self.offset].get(mode="clip")
+        return gather(self.weight[...], self.weight.axes).at[positions + self.offset].get(mode="clip")

@@ -1,0 +1,70 @@
+"""Which layers stages of a pipeline have, in which places, and what goes through them at a time."""
+
+from itertools import chain
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxllm
+from conversion import convert
+from jaxllm import pipeline
+from jaxllm.checkpoint import restore
+from jaxllm.nn.parameter import named_parameters
+from jaxllm.pipeline import microbatches
+from jaxllm.stages import slots
+from tests import tiny
+
+
+@given(st.lists(st.sampled_from("AB"), min_size=1, max_size=40), st.integers(1, 9))
+def test_every_layer_has_its_place(kinds, stages):
+    places = slots(kinds, stages)
+    of_stage = [[slot[stage] for slot in places if slot[stage] is not None] for stage in range(stages)]
+    assert list(chain(*of_stage)) == list(range(len(kinds)))  # each once, in order, consecutive ones together
+    assert max(map(len, of_stage)) - min(map(len, of_stage)) <= 1
+    for slot in places:
+        assert len({kinds[layer] for layer in slot if layer is not None}) == 1
+
+
+@pytest.mark.parametrize(
+    ("kinds", "stages", "places"),
+    [("A" * 80, 8, 10), ("A" * 7, 3, 3), ("AAA" + "B" * 58, 4, 18), ("A" * 3, 8, 1)],
+)
+def test_no_more_places_than_it_takes(kinds, stages, places):
+    assert len(slots(kinds, stages)) == places
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "axes", "count"),
+    [
+        (1, 4096, {"stage": 4}, 1),
+        (8, 1, {"stage": 4}, 1),  # a decode step of few rows: the weights' reading is what takes the time
+        (8, 4096, {"stage": 2}, 8),
+        (64, 4096, {"stage": 2}, 8),  # four for each stage
+        (6, 512, {"stage": 4}, 6),
+        (6, 64, {"stage": 4}, 1),
+        (2048, 1, {"stage": 2}, 8),  # a decode step of many
+        (6, 512, {"stage": 2, "data": 2}, 3),  # of each device's three rows
+        (7, 512, {"stage": 2, "data": 2}, 7),
+    ],
+)
+def test_microbatches(rows, tokens, axes, count):
+    assert microbatches((rows, tokens, 64), axes["stage"], jaxllm.make_mesh(**{"tensor": 1, **axes})) == count
+
+
+def test_gradients_flow_through_stages(tmp_path, monkeypatch):
+    """An odd number of layers, more microbatches than one, and the gradient of each layer where it belongs."""
+    monkeypatch.setattr(pipeline, "MICROBATCH_TOKENS", 4)
+    config = tiny.CASES["llama"] | {"num_hidden_layers": 3}
+    native = convert(tiny.write(tmp_path / "source", config), tmp_path / "native")
+    tokens = np.random.default_rng(0).integers(0, 100, (4, 6), np.int32)
+    gradient = jax.jit(jax.grad(lambda model: (model(tokens) ** 2).mean()))
+    whole = {name: p[...] for name, p in named_parameters(gradient(restore(native)))}
+    model = restore(native, jaxllm.make_mesh(stage=2, tensor=1))
+    for name, parameter in named_parameters(gradient(model)):
+        parts = model.stage_names(name)
+        for part, found in [(name, parameter[...])] if parts is None else zip(parts, parameter[...], strict=True):
+            expected = 0 if part is None else whole[part]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max() + 1e-12)
