@@ -13,6 +13,7 @@ from jaxllm.nn.position import Span
 from jaxllm.sharding import gather, gathered
 
 Entries = tuple[Entry | None, ...]
+Apply = Callable[[int, Any, jax.Array, Any], tuple[jax.Array, Any]]
 
 
 class Layers(nnx.List):
@@ -30,18 +31,26 @@ class Layers(nnx.List):
         return tuple(layer.new_entry(batch, capacity, dtype) for layer in self)
 
 
-def run(
-    layers: Sequence[Any],
-    x: jax.Array,
-    entries: Entries,
-    apply: Callable[[int, Any, jax.Array, Any], tuple[jax.Array, Any]],
-) -> tuple[jax.Array, Entries]:
+def run(layers: Sequence[Any], x: jax.Array, entries: Entries, apply: Apply) -> tuple[jax.Array, Entries]:
     """What `apply(i, layer, x, entry)` makes of x [B T D], layer after layer, and the new entries.
 
     Weights that lie in host memory, or are split over `fsdp`, are fetched while the layer before computes. Tying a
     fetch to what that layer begins with keeps the compiler from fetching everything at once: two layers are on the
     device, whatever their number.
     """
+    if not any(map(_is_in_host_memory, jax.tree.leaves(layers[0], is_leaf=is_parameter))):
+        return _in_order(layers, x, entries, apply)
+
+    def turn(carry: tuple[jax.Array, jax.Array, Entries]) -> tuple[jax.Array, jax.Array, Entries]:
+        return carry[0] + 1, *_in_order(layers, *carry[1:], apply)
+
+    # A loop of one turn, though the compiler cannot know that: what is not in a loop it does fetch at once.
+    turns = jax.lax.optimization_barrier(jnp.int32(1))
+    _, x, entries = jax.lax.while_loop(lambda carry: carry[0] < turns, turn, (jnp.int32(0), x, entries))
+    return x, entries
+
+
+def _in_order(layers: Sequence[Any], x: jax.Array, entries: Entries, apply: Apply) -> tuple[jax.Array, Entries]:
     (ahead, x), new = _fetched(layers[0], x), []
     for i, entry in enumerate(entries):
         layer = ahead
@@ -55,7 +64,7 @@ def run(
 def _fetched(layer: Any, x: jax.Array) -> tuple[Any, jax.Array]:
     """The layer with all its weights on the device, but for what `tensor` and its like split; and x, to go on from."""
     leaves, tree = jax.tree.flatten(layer, is_leaf=is_parameter)
-    remote = [i for i, parameter in enumerate(leaves) if _is_remote(parameter)]
+    remote = [i for i, leaf in enumerate(leaves) if _is_in_host_memory(leaf) or gathered(leaf.shape, leaf.axes)]
     if not remote:
         return layer, x
     *values, x = jax.lax.optimization_barrier((*(leaves[i][...] for i in remote), x))
@@ -64,6 +73,5 @@ def _fetched(layer: Any, x: jax.Array) -> tuple[Any, jax.Array]:
     return jax.tree.unflatten(tree, leaves), x
 
 
-def _is_remote(parameter: Any) -> bool:
-    in_host_memory = jax.typeof(parameter[...]).memory_space == jax.memory.Space.Host
-    return in_host_memory or gathered(parameter.shape, parameter.axes) is not None
+def _is_in_host_memory(parameter: Any) -> bool:
+    return jax.typeof(parameter[...]).memory_space == jax.memory.Space.Host

@@ -36,7 +36,7 @@ class Decoder(nnx.Module):
         self.position = build(init, part.position, dim)
         blocks = [part.block(i) for i in range(part.num_layers)]
         staged = mesh is not None and mesh.shape["stage"] > 1
-        self.layers = Pipeline(init, blocks, dim, mesh) if staged else Layers(init, blocks, dim)
+        self.layers: Any = Pipeline(init, blocks, dim, mesh) if staged else Layers(init, blocks, dim)
         self.norm = build(init, part.norm, embed(dim))
         self.project_out = Linear(init, widths[0], widths[1]) if part.table_dim else None
         vocab = (("vocab", part.vocab_size),)
