@@ -26,7 +26,7 @@ _BY_WIDTH = {2: "16-bit floats", 4: "float32", 8: "float64"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class Forecast:
     """What would be converted to what; `seconds` is an estimate, reading or downloading the source not counted."""
 
     source: str
@@ -59,7 +59,9 @@ class Plan:
         )
 
 
-def plan(source: str | Path, target: str | Path | None = None, dtype: Any = None, revision: str | None = None) -> Plan:
+def forecast(
+    source: str | Path, target: str | Path | None = None, dtype: Any = None, revision: str | None = None
+) -> Forecast:
     """What `convert` would do with the same arguments; for its file system the target's is tried (or the current one).
 
     Only configs are read (of a hub, downloaded). A dtype that they leave open is told by the headers of the weights,
@@ -78,7 +80,7 @@ def plan(source: str | Path, target: str | Path | None = None, dtype: Any = None
     parameters = sum(math.prod(parameter.shape) for parameter in _parameters(part))
     name, nbytes = _written(translation, parameters, kind)
     free, pace = _measured(_place(Path() if target is None else Path(target).parent), nbytes)
-    return Plan(
+    return Forecast(
         source=str(source),
         model_type=opened.config["model_type"],
         parameters=parameters,
