@@ -26,7 +26,7 @@ import numpy as np
 from conversion.files import Tensor, same_bytes
 from conversion.patterns import Pattern
 from jaxllm import config
-from jaxllm.arrays import Array
+from jaxllm.arrays import Array, cast
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
 from jaxllm.nn.parameter import named_parameters
@@ -114,14 +114,14 @@ def bind(rows: Iterable[Row], model: Decoder) -> Iterator[Binding]:
             raise InputError(f"parameter {name}: {claims[name] or 'no'} rows of the weight table provide it")
 
 
-def claim(table: Table, model: Decoder, tensors: Mapping[str, Tensor], cast: bool = False) -> Iterator[Array]:
-    """Our parameters from their tensors, checked as a whole before anything is read; with `cast` in the model's dtypes.
+def claim(table: Table, model: Decoder, tensors: Mapping[str, Tensor], recast: bool = False) -> Iterator[Array]:
+    """Our parameters from their tensors, checked as a whole before any is read; with `recast` in the model's dtypes.
 
     Raises:
         InputError: a tensor that is missing, misshapen or unknown, named; later, one that its new dtype cannot hold.
     """
     tensors = with_prefix(table, tensors)
-    dtypes = {name: np.dtype(parameter.dtype) for name, parameter in named_parameters(model)} if cast else {}
+    dtypes = {name: np.dtype(parameter.dtype) for name, parameter in named_parameters(model)} if recast else {}
     bindings = []
     for binding in bind(table.rows, model):
         for name in binding.theirs:
@@ -160,8 +160,8 @@ def _arrays(binding: Binding, tensors: Sequence[Tensor], dtypes: Mapping[str, np
 def _read(binding: Binding, tensors: Sequence[Tensor], index: int, dtype: np.dtype) -> np.ndarray:
     arrays = [tensor.read() for tensor in tensors]
     if len({array.dtype for array in arrays}) > 1:
-        arrays = [_cast(array, dtype, name) for array, name in zip(arrays, binding.theirs, strict=True)]
-    return _cast(binding.split(arrays, index), dtype, binding.theirs[0])
+        arrays = [cast(array, dtype, name) for array, name in zip(arrays, binding.theirs, strict=True)]
+    return cast(binding.split(arrays, index), dtype, binding.theirs[0])
 
 
 def _common(dtypes: set[np.dtype]) -> np.dtype:
@@ -170,16 +170,6 @@ def _common(dtypes: set[np.dtype]) -> np.dtype:
         return np.result_type(*dtypes)
     except TypeError:  # NumPy knows of none for two kinds of narrow floats
         return np.result_type(np.float32, *(dtype for dtype in dtypes if dtype.itemsize > 2))
-
-
-def _cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    if array.dtype == dtype:
-        return array
-    with np.errstate(over="ignore"):  # told here, and for all dtypes
-        result = array.astype(dtype)
-    if not np.array_equal(np.isinf(result), np.isinf(array)):
-        raise InputError(f"tensor {name}: has values that {dtype} cannot hold; choose another dtype")
-    return result
 
 
 def _check(name: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, SingleDeviceSharding
 
 from jaxllm import config
-from jaxllm.arrays import Array, checksum, read_arrays, stored_arrays, write_arrays
+from jaxllm.arrays import Array, Wanted, checksum, read_array, read_arrays, stored_arrays, write_arrays
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder, abstract
 from jaxllm.nn.parameter import named_parameters, replace_parameters
@@ -118,10 +118,10 @@ def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None) -> Decoder:
     model = abstract(read_config(path), dtype)
     wanted = {}
     for name, parameter in named_parameters(model):
-        placed = SingleDeviceSharding(jax.devices()[0])
+        placed = SingleDeviceSharding(jax.local_devices()[0])
         if mesh is not None:
             placed = named_sharding(name, parameter.axes, parameter.shape, mesh)
-        wanted[name] = jax.ShapeDtypeStruct(parameter.shape, parameter.dtype, sharding=placed)
+        wanted[name] = Wanted(parameter.shape, parameter.dtype, placed)
     if differing := wanted.keys() ^ manifest["checksums"].keys():
         raise InputError(f"{path}: tensor {min(differing)}: only one of config.json and manifest.json has it")
     return replace_parameters(model, read_arrays(path / _ARRAYS, wanted))
@@ -153,7 +153,7 @@ def read_stored(path: Path, name: str) -> np.ndarray:
     Raises:
         InputError: it cannot be read.
     """
-    return read_arrays(path / _ARRAYS, {name: ...})[name]
+    return read_array(path / _ARRAYS, name)
 
 
 def float_dtype(name: Any) -> np.dtype:

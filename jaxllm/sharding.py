@@ -1,8 +1,8 @@
-"""Which mesh axis each logical axis of a weight or an activation lies on: one table for the whole library."""
+"""Which mesh axes each logical axis of a weight or an activation lies on: one table for the whole library."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -10,38 +10,49 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxllm.checks import whole_number
 from jaxllm.errors import InputError
 
-MESH_AXES = ("data", "fsdp", "stage", "tensor")
+MESH_AXES = ("data", "fsdp", "stage", "expert", "tensor")
 
-# Logical axis -> mesh axis, in order of precedence: a mesh axis that a row above has taken is not given twice.
-# `table` is the width of an embedding table, split only where its vocabulary does not divide.
+# Logical axis -> mesh axes, in order of precedence: a mesh axis that a row above has taken is not given twice.
+# `table` is the width of a table of the vocabulary's vectors, `stage` stacks layers of a pipeline's stages.
 RULES = (
-    ("batch", "data"),
-    ("heads", "tensor"),
-    ("kv_heads", "tensor"),
-    ("hidden", "tensor"),
-    ("vocab", "tensor"),
-    ("table", "tensor"),
-    ("embed", "fsdp"),
+    ("batch", ("data", "fsdp")),
+    ("stage", ("stage",)),
+    ("experts", ("expert",)),
+    ("heads", ("expert", "tensor")),
+    ("kv_heads", ("expert", "tensor")),
+    ("hidden", ("expert", "tensor")),
+    ("vocab", ("expert", "tensor", "stage")),
+    ("table", ("fsdp", "expert", "tensor", "stage")),
+    ("embed", ("fsdp",)),
 )
-# These may stay whole when they do not divide; for every other axis that is an error.
-_WHOLE_IF_UNEVEN = {"vocab", "table", "batch"}
+# What does not divide by all of its mesh axes is split over the first of them that it divides by; for every other
+# logical axis that is an error.
+_AS_FAR_AS_EVEN = {"vocab", "table", "batch"}
+_SUMMED = ("expert", "tensor")  # what a layer adds up over
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = 1, stage: int = 1, tensor: int = -1, devices: Sequence[Any] | None = None
+    data: int = 1,
+    fsdp: int = 1,
+    stage: int = 1,
+    tensor: int = -1,
+    expert: int = 1,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """A mesh of the given extents over the first devices; -1 stands for all devices that are left.
 
+    `data` splits the batch; `fsdp` the batch, and weights that are gathered a layer ahead of use; `stage` the layers,
+    as a pipeline; `tensor` heads, hidden units and the vocabulary; `expert` whole experts of mixtures, and of all
+    else what `tensor` splits.
+
     Raises:
-        InputError: more devices asked for than there are, extents that do not divide them, or a pipeline.
+        InputError: more devices asked for than there are, or extents that do not divide them.
     """
     devices = jax.devices() if devices is None else list(devices)
-    extents: dict[str, int] = dict(zip(MESH_AXES, (data, fsdp, stage, tensor), strict=True))
+    extents: dict[str, int] = dict(zip(MESH_AXES, (data, fsdp, stage, expert, tensor), strict=True))
     for axis, extent in extents.items():
         if whole_number(f"mesh: {axis}", extent, least=-1) == 0:
             raise InputError(f"mesh: {axis}=0: must be a positive number, or -1 for all devices left")
-    if stage != 1:
-        raise InputError(f"mesh: stage={stage}: pipelines are not supported yet; use tensor")
     free = [axis for axis, extent in extents.items() if extent == -1]
     fixed = math.prod(extent for extent in extents.values() if extent != -1)
     if len(free) > 1 or (free and len(devices) % fixed):
@@ -61,17 +72,36 @@ def partition(name: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: An
     Raises:
         InputError: an axis that must be split does not divide; the message says which, of which array.
     """
-    placed: dict[str, str] = {}
+    free = _free(mesh)
+    placed: dict[str, tuple[str, ...]] = {}
     for logical, physical in RULES:
-        extent = mesh.shape.get(physical, 1)
-        if extent == 1 or logical not in axes or physical in placed.values():
+        if logical not in axes or (logical == "embed" and len(axes) == 1):  # a vector is not worth gathering
             continue
-        size = shape[axes.index(logical)]
-        if size % extent == 0:
-            placed[logical] = physical
-        elif logical not in _WHOLE_IF_UNEVEN and not (logical == "kv_heads" and extent % size == 0):
-            raise InputError(f"mesh: {name}: {size} {logical} cannot be split over {physical}={extent}")
-    return PartitionSpec(*(placed.get(axis) for axis in axes))
+        size, wanted = shape[axes.index(logical)], tuple(axis for axis in physical if axis in free)
+        even = next(
+            wanted[:n] for n in range(len(wanted), -1, -1) if size % math.prod(free[a] for a in wanted[:n]) == 0
+        )
+        extent = math.prod(free[axis] for axis in wanted)
+        if even != wanted and logical not in _AS_FAR_AS_EVEN and not (logical == "kv_heads" and extent % size == 0):
+            over = " x ".join(f"{axis}={free[axis]}" for axis in wanted)
+            raise InputError(f"mesh: {name}: {size} {logical} cannot be split over {over}")
+        placed[logical] = even
+        for axis in even:
+            del free[axis]
+    return PartitionSpec(*(_entry(placed.get(axis, ())) for axis in axes))
+
+
+def _entry(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    return axes if len(axes) > 1 else next(iter(axes), None)
+
+
+def _free(mesh: Any) -> dict[str, int]:
+    """The axes of a mesh that there is something to split over, less those that a `jax.shard_map` around has taken."""
+    return {axis: extent for axis, extent in mesh.shape.items() if extent > 1 and axis not in _manual(mesh)}
+
+
+def _manual(mesh: Any) -> tuple[str, ...]:
+    return getattr(mesh, "manual_axes", ())
 
 
 def named_sharding(name: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
@@ -79,37 +109,75 @@ def named_sharding(name: str, axes: tuple[str, ...], shape: tuple[int, ...], mes
     return NamedSharding(mesh, partition(name, axes, shape, mesh))
 
 
+def current_mesh() -> Any:
+    """The abstract mesh of `jax.set_mesh` or of a `jax.shard_map` around; None if it has nothing to split over."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if _free(mesh) else None
+
+
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
     """Keeps an activation on the mesh axes of its logical axes; does nothing outside `jax.set_mesh`."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+    mesh = current_mesh()
+    if mesh is None:
         return x
     return jax.lax.with_sharding_constraint(x, partition("activation", axes, x.shape, mesh))
 
 
+def extent(axis: str, size: int, mesh: Any) -> int:
+    """How many parts a logical axis of that size is cut into."""
+    return math.prod(mesh.shape[name] for name in _axes(partition("activation", (axis,), (size,), mesh)[0]))
+
+
+def is_sharded_by_fsdp(shape: tuple[int, ...], axes: tuple[str, ...]) -> bool:
+    """Whether devices of the current mesh have to gather a weight with these logical axes."""
+    mesh = current_mesh()
+    return mesh is not None and "fsdp" in partition("weight", axes, shape, mesh)
+
+
+def gather(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """A weight with these logical axes, gathered over `fsdp`."""
+    if not is_sharded_by_fsdp(weight.shape, axes):
+        return weight
+    spec = partition("weight", axes, weight.shape, current_mesh())
+    return jax.lax.with_sharding_constraint(weight, PartitionSpec(*(None if at == "fsdp" else at for at in spec)))
+
+
+class Share(NamedTuple):
+    """Which part of a sum a device has: its index along `expert` and along `tensor`."""
+
+    expert: Any = 0
+    tensor: Any = 0
+
+
 def add_up(f: Callable[..., jax.Array], modules: Any, x: jax.Array, *more: jax.Array | None) -> jax.Array:
-    """`f(modules, x, *more)` of inputs [B T ...], [B T D], for an f that is a sum over hidden units.
+    """`f(share, modules, x, *more)` of inputs [B T ...], [B T D], for an f that is a sum over experts and hidden units.
 
     On a mesh each device does its own rows with its share of the weights, and all are added up once: for programs whose
     loops the compiler would have devices meet in at every turn.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return f(modules, x, *more)
+    mesh = current_mesh()
+    if mesh is None:
+        return f(Share(), modules, x, *more)
 
-    def share(parameter: Any) -> PartitionSpec:
+    def weights(parameter: Any) -> PartitionSpec:
         spec = partition("weight", parameter.axes, parameter.shape, mesh)
-        return PartitionSpec(*(axis if axis == "tensor" else None for axis in spec))
+        return PartitionSpec(*(_entry(tuple(a for a in _axes(entry) if a in _SUMMED)) for entry in spec))
 
     def rows(x: jax.Array) -> PartitionSpec:
         return partition("activation", ("batch", "time", "features"), x.shape, mesh)
 
-    shares = jax.tree.map(share, modules, is_leaf=lambda node: hasattr(node, "axes"))
+    def run(*args: Any) -> jax.Array:
+        share = Share(*(jax.lax.axis_index(axis) for axis in _SUMMED))
+        return jax.lax.psum(f(share, *args), _SUMMED)
+
+    shares = jax.tree.map(weights, modules, is_leaf=lambda node: hasattr(node, "axes"))
     specs = (shares, *jax.tree.map(rows, (x, *more)))
-    run = jax.shard_map(
-        lambda *args: jax.lax.psum(f(*args), "tensor"), in_specs=specs, out_specs=rows(x), check_vma=False
-    )
-    return run(modules, x, *more)
+    axes = set(mesh.axis_names) - set(_manual(mesh))
+    return jax.shard_map(run, in_specs=specs, out_specs=rows(x), axis_names=axes, check_vma=False)(modules, x, *more)
+
+
+def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else entry or ()
 
 
 def mesh_of(tree: Any) -> Mesh | None:

@@ -11,8 +11,9 @@ LARGEST_BLOCK = 256  # rows that share one read of a weight
 def grouped_matmul(x: jax.Array, weight: jax.Array, sizes: jax.Array) -> jax.Array:
     """Rows x [M D], the first `sizes[0]` times weight[0]^T [F D], the next `sizes[1]` times weight[1]^T, ...; [M F].
 
-    The sizes [E] sum to M. Products are accumulated and returned in float32 or wider. Where JAX's ragged matmul
-    multiplies every row by every weight (on the CPU it does), blocks of rows are multiplied one by one instead.
+    The sizes [E] sum to at most M; rows past that give anything at all. Products are accumulated and returned in
+    float32 or wider. Where JAX's ragged matmul multiplies every row by every weight (on the CPU it does), blocks of
+    rows are multiplied one by one instead.
     """
     return jax.lax.platform_dependent(x, weight, sizes, tpu=_ragged, cuda=_ragged, rocm=_ragged, default=blocked)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxllm import config
-from jaxllm.cache import Cache, Entry, Tokens
+from jaxllm.cache import Cache, Tokens
 from jaxllm.errors import InputError
 from jaxllm.kernels.attention import softcap
 from jaxllm.nn.embedding import Embedding
@@ -15,18 +15,18 @@ from jaxllm.nn.linear import Linear
 from jaxllm.nn.norm import embed
 from jaxllm.nn.parameter import Init, build
 from jaxllm.nn.position import Span
+from jaxllm.pipeline import Pipeline
 from jaxllm.sharding import constrain
-
-Entries = tuple[Entry | None, ...]
+from jaxllm.streaming import Entries, Layers
 
 
 class Decoder(nnx.Module):
     """A causal language model made from `config.Decoder`; a pytree, for `jax.jit` and its kin to work on.
 
-    Without random streams it holds shapes in place of arrays.
+    Without random streams it holds shapes in place of arrays. On a mesh with stages its layers are a pipeline.
     """
 
-    def __init__(self, part: config.Decoder, *, rngs: nnx.Rngs | None, dtype: Any = jnp.float32):
+    def __init__(self, part: config.Decoder, *, rngs: nnx.Rngs | None, dtype: Any = jnp.float32, mesh: Any = None):
         init, dim, table = Init(rngs, jnp.dtype(dtype)), part.embed_dim, part.table_dim or part.embed_dim
         self.config = part
         self.embedding = Embedding(init, part.vocab_size, table)
@@ -34,7 +34,9 @@ class Decoder(nnx.Module):
         self.project_in = Linear(init, widths[1], widths[0]) if part.table_dim else None
         self.embed_norm = build(init, part.embed_norm, embed(dim))
         self.position = build(init, part.position, dim)
-        self.layers = nnx.List([build(init, part.block(i), dim) for i in range(part.num_layers)])
+        blocks = [part.block(i) for i in range(part.num_layers)]
+        staged = mesh is not None and mesh.shape["stage"] > 1
+        self.layers = Pipeline(init, blocks, dim, mesh) if staged else Layers(init, blocks, dim)
         self.norm = build(init, part.norm, embed(dim))
         self.project_out = Linear(init, widths[0], widths[1]) if part.table_dim else None
         vocab = (("vocab", part.vocab_size),)
@@ -97,17 +99,13 @@ class Decoder(nnx.Module):
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `batch` rows of up to `capacity` positions."""
-        entries = tuple(layer.new_entry(batch, capacity, self.dtype) for layer in self.layers)
+        entries = self.layers.new_entries(batch, capacity, self.dtype)
         tokens = Tokens(jnp.zeros((batch, capacity), jnp.int32)) if self.config.turning_lengths else None
         return Cache(entries, jnp.zeros(batch, jnp.int32), tokens)
 
     def _layers(self, tokens: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
         """The last layer's states [B T D], and the cache entries with this call's tokens."""
-        x, new = self.embed(tokens, span), []
-        for layer, entry in zip(self.layers, entries, strict=True):
-            x, entry = layer(x, span, entry)
-            new.append(entry)
-        return x, tuple(new)
+        return self.layers(self.embed(tokens, span), span, entries)
 
     def _reread(self, cache: Cache, span: Span) -> Entries:
         """The cache's entries, those of rows that this call takes beyond a turning length made anew.
@@ -121,10 +119,14 @@ class Decoder(nnx.Module):
         tokens, start = cache.tokens.token, span.start
         crossing = jnp.stack([(start > 0) & (start <= turn) & (turn < span.lengths) for turn in turns]).any(axis=0)
 
+        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+            rows = jnp.tile(crossing, len(new) // len(crossing))  # once for every stage of a pipeline
+            return jnp.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
         def read(entries: Entries) -> Entries:
             empty = self.new_cache(*tokens.shape).entries
             new = self._layers(tokens, Span(jnp.zeros_like(start), span.lengths), empty)[1]
-            return jax.tree.map(lambda a, b: jnp.where(crossing.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, entries)
+            return jax.tree.map(choose, new, entries)
 
         return jax.lax.cond(crossing.any(), read, lambda entries: entries, cache.entries)
 
@@ -142,6 +144,6 @@ class Decoder(nnx.Module):
         return tokens, lengths.astype(jnp.int32)
 
 
-def abstract(part: config.Decoder, dtype: Any = jnp.float32) -> Decoder:
-    """The model with shapes in place of arrays: nothing is allocated."""
-    return Decoder(part, rngs=None, dtype=dtype)
+def abstract(part: config.Decoder, dtype: Any = jnp.float32, mesh: Any = None) -> Decoder:
+    """The model with shapes in place of arrays, as it is on a mesh: nothing is allocated."""
+    return Decoder(part, rngs=None, dtype=dtype, mesh=mesh)

@@ -39,7 +39,8 @@ class Attention(nnx.Module):
             query, key = self.rotary(query, span), self.rotary(key, span)
         if entry is not None:
             entry = entry.append(span.start, key, value)
-            key, value = entry.key, entry.value
+            key, value = (constrain(kept, "batch", "time", "kv_heads", "head") for kept in (entry.key, entry.value))
+            entry = Full(key, value)
         part, sinks = self.part, None if self.sinks is None else self.sinks[...]
         scores = Scores(part.scale, part.window, part.chunk, part.softcap, self.alibi)
         mixed = attention(query, key, value, offsets=span.start, scores=scores, sinks=sinks)
@@ -48,6 +49,7 @@ class Attention(nnx.Module):
     def new_entry(self, batch: int, capacity: int, dtype: jnp.dtype) -> Full:
         """An empty cache entry for `batch` rows of up to `capacity` positions."""
         zeros = jnp.zeros((batch, capacity, self.part.kv_heads, self.part.head_dim), dtype)
+        zeros = constrain(zeros, "batch", "time", "kv_heads", "head")
         return Full(zeros, zeros)
 
     def _projections(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

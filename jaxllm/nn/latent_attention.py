@@ -54,7 +54,7 @@ class LatentAttention(nnx.Module):
     def new_entry(self, batch: int, capacity: int, dtype: jnp.dtype) -> Latent:
         """An empty cache entry for `batch` rows of up to `capacity` positions."""
         sizes = (self.part.latent_dim, self.part.rope_dim)
-        return Latent(*(jnp.zeros((batch, capacity, size), dtype) for size in sizes))
+        return Latent(*(constrain(jnp.zeros((batch, capacity, n), dtype), "batch", "time", "head") for n in sizes))
 
     def _query(self, x: jax.Array) -> jax.Array:
         """[B T D] -> [B T N H], by way of latents where queries have them."""

@@ -1,5 +1,7 @@
 """Mixtures of experts: a router, and feed-forward networks that each see the tokens sent to them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -10,7 +12,7 @@ from jaxllm.kernels.grouped import grouped_matmul
 from jaxllm.nn.feed_forward import FeedForward, activation
 from jaxllm.nn.linear import Linear, linear
 from jaxllm.nn.parameter import Init, build, builds
-from jaxllm.sharding import add_up
+from jaxllm.sharding import Share, add_up
 
 
 @builds(config.Router)
@@ -19,9 +21,9 @@ class Router(nnx.Module):
 
     def __init__(self, init: Init, part: config.Router, dim: int):
         self.part, init = part, init.wide
-        experts = (("experts", part.experts),)
-        self.map = Linear(init, experts, (("embed", dim),), part.bias)
-        self.correction = init((part.experts,), ("experts",), zeros) if part.correction else None
+        scores = (("scores", part.experts),)  # whole on every device: small, and all of them choose
+        self.map = Linear(init, scores, (("embed", dim),), part.bias)
+        self.correction = init((part.experts,), ("scores",), zeros) if part.correction else None
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Vectors [B T D] -> the chosen experts [B T k] and their weights [B T k], float32 or wider."""
@@ -61,27 +63,26 @@ class Mixture(nnx.Module):
         """[B T D] -> [B T D]."""
         chosen, weights = self.router(x)
         gate = None if self.shared_gate is None else jax.nn.sigmoid(self.shared_gate.wide(x))
-        out = add_up(_products, (self.experts, self.shared), x, chosen, weights, gate)
-        if self.experts.down.bias is not None:
-            out = out + jnp.einsum("btkd,btk->btd", self.experts.down.bias[...][chosen], weights)
-        if self.shared is not None and self.shared.down.bias is not None:
-            out = out + (self.shared.down.bias[...] if gate is None else gate * self.shared.down.bias[...])
-        return out.astype(x.dtype)
+        return add_up(_outputs, (self.experts, self.shared), x, chosen, weights, gate).astype(x.dtype)
 
 
-def _products(
+def _outputs(
+    share: Share,
     networks: tuple["Experts", FeedForward | None],
     x: jax.Array,
     chosen: jax.Array,
     weights: jax.Array,
     gate: jax.Array | None,
 ) -> jax.Array:
-    """[B T D] -> [B T D], in float32 or wider, before the biases that do not hang on hidden units."""
+    """[B T D] -> [B T D], in float32 or wider: what a share of experts and hidden units has to say."""
     (experts, shared), k = networks, chosen.shape[-1]
-    out = experts(x.reshape(-1, x.shape[-1]), chosen.reshape(-1, k), weights.reshape(-1, k)).reshape(x.shape)
+    rows = x.reshape(-1, x.shape[-1]), chosen.reshape(-1, k), weights.reshape(-1, k)
+    out = experts(share, *rows).reshape(x.shape)
     if shared is None:
         return out
     product = linear(shared.hidden(x), shared.down.weight[...])
+    if shared.down.bias is not None:
+        product = product + jnp.where((share.expert == 0) & (share.tensor == 0), shared.down.bias[...], 0)
     return out + (product if gate is None else gate * product)
 
 
@@ -89,26 +90,29 @@ class Experts(nnx.Module):
     """E feed-forward networks with stacked weights, [E F D] and [E D F]."""
 
     def __init__(self, init: Init, part: config.FeedForward, experts: int, dim: int):
-        self.activate, self.count = activation(part), experts
+        self.activate = activation(part)
         stack, embed, hidden = (("experts", experts),), (("embed", dim),), (("hidden", part.hidden),)
         self.gate = Linear(init, stack + hidden, embed, part.bias) if part.gated else None
         self.up = Linear(init, stack + hidden, embed, part.bias)
         self.down = Linear(init, stack + embed, hidden, part.bias)
 
-    def __call__(self, x: jax.Array, chosen: jax.Array, weights: jax.Array) -> jax.Array:
-        """Vectors [M D], their experts [M k] and weights [M k] -> sums [M D], in float32 or wider.
+    def __call__(self, share: Share, x: jax.Array, chosen: jax.Array, weights: jax.Array) -> jax.Array:
+        """Vectors [M D], their experts [M k] and weights [M k] -> this share of the sums [M D], float32 or wider.
 
-        Each row meets its experts alone; the biases of `down` are for the caller to add.
+        Each row meets its experts alone.
         """
-        expert = chosen.reshape(-1)
+        count = len(self.down.weight[...])
+        expert = chosen.reshape(-1) - share.expert * count
+        expert = jnp.where((expert >= 0) & (expert < count), expert, count)  # others' come last
         order = jnp.argsort(expert)  # all rows of the first expert, then of the second, ...
         rows, expert = x[order // chosen.shape[1]], expert[order]
-        sizes = jnp.bincount(expert, length=self.count)
+        sizes = jnp.bincount(expert, length=count)
 
-        def apply(map_: Linear) -> jax.Array:
-            y = grouped_matmul(rows, map_.weight[...], sizes)
-            return (y if map_.bias is None else y + map_.bias[...][expert]).astype(x.dtype)
+        def apply(map_: Linear, x: jax.Array, biased: Any = True) -> jax.Array:
+            y = grouped_matmul(x, map_.weight[...], sizes)
+            return y if map_.bias is None else y + jnp.where(biased, map_.bias[...][expert], 0)
 
-        hidden = self.activate(None if self.gate is None else apply(self.gate), apply(self.up))
-        out = grouped_matmul(hidden, self.down.weight[...], sizes)
+        gate, up = (None if map_ is None else apply(map_, rows).astype(x.dtype) for map_ in (self.gate, self.up))
+        out = apply(self.down, self.activate(gate, up), share.tensor == 0)
+        out = jnp.where(expert[:, None] < count, out, 0)
         return jnp.einsum("mkd,mk->md", out[jnp.argsort(order)].reshape(*chosen.shape, -1), weights)

@@ -15,10 +15,14 @@ _Module = TypeVar("_Module", bound=type)
 
 @dataclass(frozen=True)
 class Init:
-    """How new parameters are made: a dtype, and a random stream or None for shapes in place of arrays."""
+    """How new parameters are made: a dtype, and a random stream or None for shapes in place of arrays.
+
+    Each gets the `stacked` axes before its own.
+    """
 
     rngs: nnx.Rngs | None
     dtype: jnp.dtype
+    stacked: tuple[tuple[str, int], ...] = ()
 
     @property
     def wide(self) -> "Init":
@@ -31,6 +35,8 @@ class Init:
         """A parameter whose axes are known by their logical names (see `jaxllm.sharding.RULES`)."""
         if len(shape) != len(axes):
             raise ValueError(f"{len(axes)} axis names for a shape of {len(shape)}")
+        shape = (*(size for _, size in self.stacked), *shape)
+        axes = (*(name for name, _ in self.stacked), *axes)
         if self.rngs is None:
             return nnx.Param(jax.ShapeDtypeStruct(shape, self.dtype), axes=axes)
         return nnx.Param(initializer(self.rngs.params(), shape, self.dtype), axes=axes)
@@ -53,7 +59,7 @@ def build(init: Init, part: Any, *sizes: Any) -> Any:
 
 def named_parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:
     """Every parameter of a model under its dotted name, such as `layers.0.attention.query.weight`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_parameter)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_parameter)
     for path, parameter in leaves:
         yield _name(path), parameter
 
@@ -61,11 +67,12 @@ def named_parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:
 def replace_parameters(model: Any, arrays: dict[str, Any]) -> Any:
     """The model with the value of each parameter taken from `arrays`, by dotted name."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, parameter: parameter.replace(arrays[_name(path)]), model, is_leaf=_is_parameter
+        lambda path, parameter: parameter.replace(arrays[_name(path)]), model, is_leaf=is_parameter
     )
 
 
-def _is_parameter(node: Any) -> bool:
+def is_parameter(node: Any) -> bool:
+    """Whether a node of a model's tree is a parameter."""
     return isinstance(node, nnx.Param)
 
 

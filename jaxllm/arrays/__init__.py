@@ -1,0 +1,17 @@
+"""Named arrays in an Orbax store (OCDBT): written a group at a time, read straight into their shards."""
+
+from jaxllm.arrays.read import Wanted, read_array, read_arrays, stored_arrays
+from jaxllm.arrays.values import cast, checksum
+from jaxllm.arrays.write import Array, require_room, write_arrays
+
+__all__ = [
+    "Array",
+    "Wanted",
+    "cast",
+    "checksum",
+    "read_array",
+    "read_arrays",
+    "require_room",
+    "stored_arrays",
+    "write_arrays",
+]

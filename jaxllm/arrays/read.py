@@ -1,0 +1,195 @@
+"""Stored arrays read straight into the shards of parameters, each process only what its own devices hold."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding, SingleDeviceSharding
+
+from jaxllm.arrays.store import Store, told
+from jaxllm.arrays.values import cast
+from jaxllm.errors import InputError
+from jaxllm.progress import byte_progress
+
+_BLOCK_BYTES = 1 << 25  # read at a time by one thread; never less than a row of chunks
+_AHEAD_BYTES = 1 << 28  # of shards being read while an earlier one is put on its devices
+_THREADS = 4
+_ALIGNMENT = 64  # bytes; a CPU device takes such an array as it is, without a copy
+
+Box = tuple[range, ...]  # of an array; unlike slices, ranges can be keys
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A parameter to be read: its shape, dtype and place.
+
+    It is the stored array of its own name, or where there are `parts` the stored arrays of these names, one behind the
+    other along a new first axis; None stands for zeros.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    sharding: Sharding
+    parts: tuple[str | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What some of the devices hold of a parameter; complete when all reads are."""
+
+    name: str
+    devices: list[Any]
+    data: np.ndarray
+    reads: list[Future[None]]
+
+
+def stored_arrays(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shape and dtype of every array, as stored; nothing else is read.
+
+    Raises:
+        InputError: the store is damaged.
+    """
+    store = Store(path)
+    opened = {name: store.open(name) for name in store.names}
+    return {name: jax.ShapeDtypeStruct(array.shape, array.dtype.numpy_dtype) for name, array in opened.items()}
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array, as it is stored.
+
+    Raises:
+        InputError: it is not there, or damaged.
+    """
+    array = Store(path).open(name)
+    with told(f"{path.parent}: cannot be restored: tensor {name}"):
+        return array.read().result()
+
+
+def read_arrays(path: Path, wanted: Mapping[str, Wanted], description: str = "loading") -> dict[str, jax.Array]:
+    """The parameters of the given names, each read straight into its shards, with a bar for progress.
+
+    Of shards that several devices hold alike one is read; beside what is returned, a bounded number of bytes is in
+    memory at a time.
+
+    Raises:
+        InputError: an array is missing, of another shape, damaged, or has values that the dtype asked for cannot hold.
+    """
+    store, shards = Store(path), dict[str, list[jax.Array]]()
+    placements = {name: _placements(parameter) for name, parameter in wanted.items()}
+    total = sum(_nbytes(wanted[name], box) for name, boxes in placements.items() for box in boxes)
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        with byte_progress(description, total) as advance:
+            started = (
+                _Shard(name, devices, *_start(pool, store, name, wanted[name], box))
+                for name, boxes in placements.items()
+                for box, devices in boxes.items()
+            )
+            for shard in _ahead(started):
+                for read in shard.reads:
+                    read.result()
+                kind = wanted[shard.name].sharding.memory_kind
+                places = [SingleDeviceSharding(device, memory_kind=kind) for device in shard.devices]
+                placed = [jax.device_put(shard.data, place) for place in places]
+                jax.block_until_ready(placed)  # else copies to the devices could pile up
+                shards.setdefault(shard.name, []).extend(placed)
+                advance(shard.data.nbytes)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {
+        name: jax.make_array_from_single_device_arrays(
+            parameter.shape, parameter.sharding, shards.get(name, []), dtype=parameter.dtype
+        )
+        for name, parameter in wanted.items()
+    }
+
+
+def _placements(parameter: Wanted) -> dict[Box, list[Any]]:
+    """Each part of a parameter that devices of this process hold, and which of them."""
+    boxes: dict[Box, list[Any]] = {}
+    for device, index in parameter.sharding.addressable_devices_indices_map(parameter.shape).items():
+        box = tuple(range(*axis.indices(n)) for axis, n in zip(index or (), parameter.shape, strict=True))
+        boxes.setdefault(box, []).append(device)
+    return boxes
+
+
+def _ahead(shards: Iterable[_Shard]) -> Iterator[_Shard]:
+    """The shards in order, each started (by being asked for) while others are on their way."""
+    window: deque[_Shard] = deque()
+    for shard in shards:
+        window.append(shard)
+        while len(window) > 1 and sum(other.data.nbytes for other in window) > _AHEAD_BYTES:
+            yield window.popleft()
+    yield from window
+
+
+def _start(
+    pool: ThreadPoolExecutor, store: Store, name: str, parameter: Wanted, box: Box
+) -> tuple[np.ndarray, list[Future[None]]]:
+    """An array for a part of a parameter, and the reads that fill it."""
+    data = _aligned(tuple(map(len, box)), parameter.dtype)
+    if parameter.parts is None:
+        return data, list(_reads(pool, store, name, parameter.shape, box, data))
+    reads: list[Future[None]] = []
+    for part, out in zip(parameter.parts[_slices(box)[0]], data, strict=True):
+        if part is None:
+            out[...] = 0
+        else:
+            reads += _reads(pool, store, part, parameter.shape[1:], box[1:], out)
+    return data, reads
+
+
+def _reads(
+    pool: ThreadPoolExecutor, store: Store, name: str, shape: tuple[int, ...], box: Box, out: np.ndarray
+) -> Iterator[Future[None]]:
+    """Starts reading a box of a stored array into `out`, a block at a time."""
+    array = store.open(name)
+    if array.shape != shape:
+        where = f"{store.path.parent}: tensor {name}"
+        raise InputError(f"{where}: shape {list(array.shape)} is stored, but the config asks for {list(shape)}")
+
+    def read(block: Box) -> None:
+        with told(f"{store.path.parent}: cannot be restored: tensor {name}"):
+            values = array[_slices(block)].read().result()
+        out[_slices(block, box)] = cast(values, out.dtype, name)
+
+    for block in _blocks(box, array.chunk_layout.read_chunk.shape, array.dtype.numpy_dtype.itemsize):
+        yield pool.submit(read, block)
+
+
+def _blocks(box: Box, chunk: Any, itemsize: int) -> Iterator[Box]:
+    """A box cut along its first axis, between chunks of this shape, into blocks of a size to be read at a time."""
+    if not box:
+        yield box
+        return
+    first, *others = box
+    row = itemsize * math.prod(map(len, others))
+    step = max(1, _BLOCK_BYTES // max(1, row * chunk[0])) * chunk[0]
+    cuts = [first.start, *range((first.start // step + 1) * step, first.stop, step), first.stop]
+    for start, stop in pairwise(cuts):
+        yield (range(start, stop), *others)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A new array that begins where a CPU device would have it begin."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def _nbytes(parameter: Wanted, box: Box) -> int:
+    return math.prod(map(len, box)) * parameter.dtype.itemsize
+
+
+def _slices(box: Box, origin: Box | None = None) -> tuple[slice, ...]:
+    """An index of a box, in the whole array or in another box."""
+    starts = [0] * len(box) if origin is None else [axis.start for axis in origin]
+    return tuple(slice(axis.start - start, axis.stop - start) for axis, start in zip(box, starts, strict=True))

@@ -1,0 +1,27 @@
+"""What holds of the values of an array, wherever it is stored."""
+
+import zlib
+
+import numpy as np
+
+from jaxllm.errors import InputError
+
+
+def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """The array in another dtype; itself if it has that already.
+
+    Raises:
+        InputError: one of its values is finite, and would not be in the new dtype.
+    """
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):  # told here, and for all dtypes
+        result = array.astype(dtype)
+    if not np.array_equal(np.isinf(result), np.isinf(array)):
+        raise InputError(f"tensor {name}: has values that {dtype} cannot hold; choose another dtype")
+    return result
+
+
+def checksum(array: np.ndarray) -> str:
+    """The CRC-32 of the data."""
+    return f"crc32:{zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data):08x}"

@@ -1,0 +1,70 @@
+"""Layers one after the other, of which those that are not on the device as they are used are fetched a layer ahead."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxllm.cache import Entry
+from jaxllm.nn.parameter import Init, build, is_parameter
+from jaxllm.nn.position import Span
+from jaxllm.sharding import gather, is_sharded_by_fsdp
+
+Entries = tuple[Entry | None, ...]
+
+
+class Layers(nnx.List):
+    """Layers built from `parts`, in their order."""
+
+    def __init__(self, init: Init, parts: Sequence[Any], dim: int):
+        super().__init__([build(init, part, dim) for part in parts])
+
+    def __call__(self, x: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
+        """x [B T D] -> [B T D] behind the last layer, and the layers' cache entries."""
+        return run(self, x, entries, lambda _, layer, x, entry: layer(x, span, entry))
+
+    def new_entries(self, batch: int, capacity: int, dtype: jnp.dtype) -> Entries:
+        """What the layers keep of rows they have seen, before they have seen any."""
+        return tuple(layer.new_entry(batch, capacity, dtype) for layer in self)
+
+
+def run(
+    layers: Sequence[Any],
+    x: jax.Array,
+    entries: Entries,
+    apply: Callable[[int, Any, jax.Array, Any], tuple[jax.Array, Any]],
+) -> tuple[jax.Array, Entries]:
+    """What `apply(i, layer, x, entry)` makes of x [B T D], layer after layer, and the new entries.
+
+    Weights that lie in host memory, or are split over `fsdp`, are fetched while the layer before computes. Tying a
+    fetch to what that layer begins with keeps the compiler from fetching everything at once: two layers are on the
+    device, whatever their number.
+    """
+    (ahead, x), new = _fetched(layers[0], x), []
+    for i, entry in enumerate(entries):
+        layer = ahead
+        if i + 1 < len(layers):
+            ahead, x = _fetched(layers[i + 1], x)
+        x, entry = apply(i, layer, x, entry)
+        new.append(entry)
+    return x, tuple(new)
+
+
+def _fetched(layer: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+    """The layer with all its weights on the device, but for what `tensor` and its like split; and x, to go on from."""
+    leaves, tree = jax.tree.flatten(layer, is_leaf=is_parameter)
+    remote = [i for i, parameter in enumerate(leaves) if _is_remote(parameter)]
+    if not remote:
+        return layer, x
+    *values, x = jax.lax.optimization_barrier((*(leaves[i][...] for i in remote), x))
+    for i, value in zip(remote, values, strict=True):
+        leaves[i] = leaves[i].replace(gather(jax.device_put(value, jax.memory.Space.Device), leaves[i].axes))
+    return jax.tree.unflatten(tree, leaves), x
+
+
+def _is_remote(parameter: Any) -> bool:
+    return jax.typeof(parameter[...]).memory_space == jax.memory.Space.Host or is_sharded_by_fsdp(
+        parameter.shape, parameter.axes
+    )
