@@ -18,7 +18,7 @@ from jaxllm.models.decoder import Decoder
 from jaxllm.planning import Work, advise, chip_of
 from jaxllm.planning.memory import unsharded, whole_on_each
 from jaxllm.planning.plan import CONTEXT
-from jaxllm.sharding import MESH_AXES, make_mesh
+from jaxllm.sharding import make_mesh
 from jaxllm.storage import cache_dir
 from jaxllm.text import Tokenizer, has_tokenizer, load_tokenizer
 from jaxllm.version import __version__
@@ -86,8 +86,8 @@ def _advised_mesh(native: Path, dtype: Any) -> Mesh:
         raise InputError(f"{native.name}: {advice.reason}")
     if jax.process_index() == 0:
         print(f"jaxllm: placed on {advice.mesh}: {advice.reason}", file=sys.stderr)
-    data, fsdp, stage, tensor = (advice.mesh.shape[axis] for axis in MESH_AXES)
-    return make_mesh(data, fsdp, stage, tensor)
+    extents: dict[str, Any] = dict(advice.mesh.shape)
+    return make_mesh(**extents)
 
 
 def _files(source: Path) -> list[Path]:

@@ -17,8 +17,11 @@ from conversion.published import find, near, published
 from jaxllm import InputError, planning, pretrained
 from jaxllm.checkpoint import restore
 from jaxllm.cli import main
+from jaxllm.models.decoder import abstract
+from jaxllm.nn.parameter import named_parameters
 from jaxllm.planning import Chip, Work, advise, chip, chip_of, memory
-from jaxllm.planning.memory import Extents, cache_bytes, model_bytes, parameter_count
+from jaxllm.planning.memory import cache_bytes, local_shape, model_bytes, parameter_count
+from jaxllm.planning.mesh import Extents
 from jaxllm.planning.speed import decode_seconds
 from jaxllm.sharding import mesh_of
 from tests import tiny
@@ -73,7 +76,7 @@ def fullest(tree) -> int:
 @pytest.mark.parametrize("case", CONFIGS)
 def test_predicted_is_actual(case, tmp_path):
     native = convert(tiny.write(tmp_path / "source", CONFIGS[case]), tmp_path / "native")
-    for mesh in (jaxllm.make_mesh(tensor=8), jaxllm.make_mesh(data=2, fsdp=2, tensor=2)):
+    for mesh in (jaxllm.make_mesh(expert=2, tensor=4), jaxllm.make_mesh(data=2, fsdp=2, tensor=2)):
         model = restore(native, mesh)
         assert model_bytes(model.config, "float32", mesh) == pytest.approx(fullest(model), rel=0.02)
     with jax.set_mesh(mesh):
@@ -100,6 +103,11 @@ def test_pipelines_and_experts():
     layer = (model_bytes(part, "bfloat16", ONE) - 2 * 2 * 128256 * 16384 - 2 * 16384) / 126
     staged = model_bytes(part, "bfloat16", Extents({**ONE.shape, "stage": 4}))
     assert staged == 32 * layer + 2 * 2 * 128256 * 16384 / 4 + 2 * 16384
+    for name, stages in (("Gemma 2 2B", 4), ("DeepSeek-V2-Lite", 2), ("gpt-oss 20B", 5)):
+        mesh = Extents({**ONE.shape, "stage": stages, "tensor": 2})
+        weights = named_parameters(abstract(part_of(name), np.float16, mesh))
+        actual = (math.prod(local_shape(n, w.axes, w.shape, mesh)) * w.dtype.itemsize for n, w in weights)
+        assert model_bytes(part_of(name), "float16", mesh) == sum(actual)
     whole, shared = (model_bytes(part_of("DeepSeek-V3"), "int8", Extents({**ONE.shape, "expert": n})) for n in (1, 8))
     assert shared == pytest.approx(whole / 8, rel=0.02)
 

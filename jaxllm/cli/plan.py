@@ -24,7 +24,7 @@ from jaxllm.errors import InputError
 
 if TYPE_CHECKING:
     from jaxllm.planning.chips import Chip
-    from jaxllm.planning.memory import Extents
+    from jaxllm.planning.mesh import Extents
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
@@ -76,8 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _mesh(arguments: argparse.Namespace) -> "tuple[int, Extents | None]":
     """The number of devices, and the mesh, or None for the one that is advised."""
     from jaxllm.cli.common import parse_extents
-    from jaxllm.planning.memory import Extents
-    from jaxllm.planning.shim import resolved
+    from jaxllm.planning.mesh import Extents, resolved
 
     if arguments.mesh in (None, "auto"):
         return arguments.devices or 1, None

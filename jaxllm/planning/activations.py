@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxllm import config
 from jaxllm.kernels.attention import BLOCK
-from jaxllm.planning.memory import STORED, Extents, first_layers, local_shape, weight_bytes, weights
+from jaxllm.planning.memory import STORED, local_shape, weight_bytes, weights
+from jaxllm.planning.mesh import Extents
 
 WIDE = 4  # bytes of what matrix products are added up in
 
@@ -37,7 +38,7 @@ def activation_bytes(part: config.Decoder, stored: str, mesh: Any, batch: int, t
         return math.prod(local_shape("activation", tuple(axes), tuple(axes.values()), mesh))
 
     stream = width * share(features=part.embed_dim)
-    blocks = first_layers(part)
+    blocks = {part.block(layer) for layer in range(part.num_layers)}
     attention = max(_attention(block.attention, share, time, width) for block in blocks)
     network = max(_feed_forward(block.feed_forward, share, stream, part.embed_dim) for block in blocks)
     logits = 3 * WIDE * share(time=1, vocab=part.vocab_size)

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from jaxllm import config
 from jaxllm.errors import InputError
-from jaxllm.planning.memory import Extents, in_bytes
-from jaxllm.planning.shim import MESH_AXES
+from jaxllm.planning.memory import in_bytes
+from jaxllm.planning.mesh import Extents
 from jaxllm.planning.speed import predicted_seconds
 from jaxllm.planning.work import Memory, Work
+from jaxllm.sharding import MESH_AXES
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jaxllm import config
 from jaxllm.models.decoder import abstract
 from jaxllm.nn.parameter import named_parameters
-from jaxllm.planning.shim import Block, partition, slots
+from jaxllm.planning.mesh import Extents
+from jaxllm.sharding import partition
+from jaxllm.stages import slots
 
 GROUP = 32  # weights that share a scale in int4, along the contraction
 LARGE_SHARE, LARGE_BYTES = 0.01, 16e6  # of a model; a parameter is large that is more than both
@@ -63,30 +65,16 @@ class Weight(NamedTuple):
         return self.name.endswith(".weight") and "norm" not in self.name and self.inputs > 0 and not wide
 
 
-class Extents(NamedTuple):
-    """A mesh without devices: how many there are along each axis."""
-
-    shape: dict[str, int]
-
-    @property
-    def size(self) -> int:
-        """The number of devices."""
-        return math.prod(self.shape.values())
-
-    def __str__(self) -> str:
-        return ", ".join(f"{axis}={extent}" for axis, extent in self.shape.items() if extent > 1) or "one device"
-
-
 @cache
 def weights(part: config.Decoder, stored: str, stages: int = 1) -> tuple[tuple[Weight, int], ...]:
     """Every parameter of a model but of one layer of each kind, and how many a device has like it."""
-    layers, first, found = slots(part, stages), list(first_layers(part).items()), []
-    for name, parameter in named_parameters(abstract(_distinct(part), STORED[stored])):
+    kinds, counts, found = sorted(set(_kinds(part))), _counts(part, stages), []
+    for name, parameter in named_parameters(abstract(_reduced(part), STORED[stored])):
         count = 1
         if name.startswith("layers."):
             _, index, inner = name.split(".", 2)
-            kind, index = first[int(index)]
-            name, count = f"layers.{index}.{inner}", layers[kind]
+            layer = kinds[int(index)]
+            name, count = f"layers.{layer}.{inner}", counts[layer]
         found.append((Weight(name, tuple(parameter.axes), tuple(parameter.shape), parameter.dtype), count))
     return tuple(found)
 
@@ -153,9 +141,9 @@ def _cache_leaves(
     part: config.Decoder, stored: str, batch: int, capacity: int, stages: int
 ) -> tuple[tuple[tuple[tuple[int, ...], int], int], ...]:
     """Every shape of an array in a cache, with its width in bytes, and how many there are of it."""
-    model, layers, leaves = abstract(_distinct(part), STORED[stored]), slots(part, stages), Counter()
+    model, counts, leaves = abstract(_reduced(part), STORED[stored]), _counts(part, stages), Counter()
     empty = jax.eval_shape(lambda: model.new_cache(batch, capacity))
-    for count, kept in [(1, empty.tokens), *zip(map(layers.get, first_layers(part)), empty.entries, strict=True)]:
+    for count, kept in [(1, empty.tokens), *zip(map(counts.get, sorted(counts)), empty.entries, strict=True)]:
         for leaf in jax.tree.leaves(kept):
             leaves[leaf.shape, leaf.dtype.itemsize] += count
     return tuple(leaves.items())
@@ -187,15 +175,30 @@ def in_bytes(count: float) -> str:
     return f"{count / unit:,.{0 if count >= 99.5 * unit else 1 if count >= 9.95 * unit else 2}f} {name}"
 
 
-def first_layers(part: config.Decoder) -> dict[Block, int]:
-    """The kinds of layers, and the first layer of each."""
-    return {part.block(index): index for index in reversed(range(part.num_layers))}
+@cache
+def _kinds(part: config.Decoder) -> tuple[int, ...]:
+    """For every layer the first that has the same weights, by their names and shapes."""
+    blocks = list(dict.fromkeys(part.block(layer) for layer in range(part.num_layers)))
+    weights: dict[config.Block | config.ParallelBlock, tuple] = dict.fromkeys(blocks, ())
+    for name, weight in named_parameters(abstract(replace(part, blocks=tuple(blocks), num_layers=len(blocks)))):
+        if name.startswith("layers."):
+            _, index, inner = name.split(".", 2)
+            weights[blocks[int(index)]] += ((inner, weight.shape),)
+    first: dict[tuple, int] = {}
+    return tuple(first.setdefault(weights[part.block(layer)], layer) for layer in range(part.num_layers))
 
 
-def _distinct(part: config.Decoder) -> config.Decoder:
+def _counts(part: config.Decoder, stages: int) -> Counter[int]:
+    """How many layers of each kind a device has room for, on so many stages."""
+    kinds = _kinds(part)
+    places = slots(kinds, stages)
+    return Counter(next(kinds[layer] for layer in place if layer is not None) for place in places)
+
+
+def _reduced(part: config.Decoder) -> config.Decoder:
     """The same with one layer of each kind."""
-    kinds = tuple(first_layers(part))
-    return replace(part, blocks=kinds, num_layers=len(kinds))
+    kinds = sorted(set(_kinds(part)))
+    return replace(part, blocks=tuple(part.block(layer) for layer in kinds), num_layers=len(kinds))
 
 
 def _mesh_axes(entry: Any) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from jaxllm.checks import whole_number
 from jaxllm.generation.tokens import bucket
 from jaxllm.planning.advice import advise
 from jaxllm.planning.chips import Chip
-from jaxllm.planning.memory import Extents, active_count, in_bytes, parameter_count, unsharded, whole_on_each
+from jaxllm.planning.memory import active_count, in_bytes, parameter_count, unsharded, whole_on_each
+from jaxllm.planning.mesh import Extents
 from jaxllm.planning.speed import decode_seconds
 from jaxllm.planning.work import Work
 

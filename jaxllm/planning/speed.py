@@ -3,7 +3,8 @@
 import math
 
 from jaxllm import config
-from jaxllm.planning.memory import Extents, Weight, cache_bytes, weight_bytes, weights
+from jaxllm.planning.memory import Weight, cache_bytes, weight_bytes, weights
+from jaxllm.planning.mesh import Extents
 from jaxllm.planning.work import Work
 
 # For choosing between meshes: what the bound leaves out.

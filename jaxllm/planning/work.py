@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from jaxllm import config
 from jaxllm.errors import InputError
 from jaxllm.planning.activations import activation_bytes
-from jaxllm.planning.memory import STORED, Extents, cache_bytes, model_bytes
+from jaxllm.planning.memory import STORED, cache_bytes, model_bytes
+from jaxllm.planning.mesh import Extents
 
 
 @dataclass(frozen=True)
