@@ -2,7 +2,7 @@
 
 from conversion.convert import convert
 from conversion.export import export
-from conversion.plan import plan
+from conversion.forecast import forecast
 from conversion.verify import verify
 
-__all__ = ["convert", "export", "plan", "verify"]
+__all__ = ["convert", "export", "forecast", "verify"]

@@ -87,6 +87,12 @@ def stored_dtype(source: Source) -> np.dtype:
     return sizes.most_common(1)[0][0]
 
 
+def said_dtype(source: Source) -> np.dtype | None:
+    """The dtype that the config says the weights are stored in, or None where it says none."""
+    said = source.config.get("dtype") or source.config.get("torch_dtype")
+    return checkpoint.float_dtype(said) if said in checkpoint.DTYPES else None
+
+
 def _eos_token_ids(source: Source, part: config.Decoder) -> tuple[int, ...]:
     """`generation_config.json`, if there is one, has the last word on what ends a text, as in Transformers."""
     for file in source.auxiliary:

@@ -2,9 +2,12 @@
 
 import hashlib
 import os
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from conversion.convert import translate, write
@@ -12,6 +15,10 @@ from conversion.source import locate, open_source
 from jaxllm import checkpoint
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
+from jaxllm.planning import Work, advise, chip_of
+from jaxllm.planning.memory import unsharded, whole_on_each
+from jaxllm.planning.plan import CONTEXT
+from jaxllm.sharding import make_mesh
 from jaxllm.storage import cache_dir
 from jaxllm.text import Tokenizer, has_tokenizer, load_tokenizer
 from jaxllm.version import __version__
@@ -23,19 +30,30 @@ def load(
     dtype: Any = None,
     quantize: None = None,
     revision: str | None = None,
+    *,
+    placement: str | None = None,
 ) -> tuple[Decoder, Tokenizer | None]:
     """A model on a mesh (the first device by default) and its tokenizer, or None where it comes without.
 
     A native checkpoint is restored as it is; any other source is converted first, once, into the cache. The dtype
-    is the checkpoint's own unless given. Float64 needs JAX's 64-bit mode.
+    is the checkpoint's own unless given. Float64 needs JAX's 64-bit mode. With `placement="auto"` the mesh is the one
+    that `jaxllm.planning.advise` picks of all devices, for one row of up to 4096 tokens; a line on stderr says why.
 
     Raises:
         InputError: nothing usable under that name, or a mesh or dtype that does not fit it.
     """
     if quantize is not None:
         raise InputError(f"quantize={quantize!r}: quantized weights are not supported yet")
+    if placement not in (None, "auto"):
+        raise InputError(f'placement={placement!r}: must be "auto"')
+    if placement is not None and mesh is not None:
+        raise InputError("mesh and placement are both given: give one of them")
     native = native_checkpoint(path_or_repo, revision)
+    if placement == "auto":
+        mesh = _advised_mesh(native, dtype)
     model = checkpoint.restore(native, mesh, dtype)
+    if mesh is not None and (whole := unsharded(model.config, str(model.dtype), mesh)):
+        warnings.warn(whole_on_each(whole, mesh), stacklevel=2)
     return model, load_tokenizer(native) if has_tokenizer(native) else None
 
 
@@ -54,6 +72,22 @@ def native_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> 
             if not checkpoint.is_checkpoint(target):  # else another process was quicker
                 raise
     return target
+
+
+def _advised_mesh(native: Path, dtype: Any) -> Mesh:
+    """The mesh of all devices that suits a checkpoint best; says why on stderr."""
+    part = checkpoint.read_config(native)
+    stored = str(checkpoint.float_dtype(dtype or checkpoint.read_manifest(native)["dtype"]))
+    devices: list[Any] = jax.devices()
+    chip = chip_of(devices[0])
+    work = Work(part, stored, 1, min(CONTEXT, part.context), chip.memory, chip.bandwidth)
+    advice = advise(work, len(devices))
+    if not advice.fits:
+        raise InputError(f"{native.name}: {advice.reason}")
+    if jax.process_index() == 0:
+        print(f"jaxllm: placed on {advice.mesh}: {advice.reason}", file=sys.stderr)
+    extents: dict[str, Any] = dict(advice.mesh.shape)
+    return make_mesh(**extents)
 
 
 def _files(source: Path) -> list[Path]:

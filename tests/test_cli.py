@@ -83,6 +83,13 @@ def test_chat_remembers(capsys, monkeypatch):
         (["export", "no-such-dir/at/all", "x"], "no-such-dir/at/all"),
         (["export", str(DEMO), "no-such-dir/x", "--max-shard-size", "many"], "max_shard_size 'many'"),
         (["verify", "no-such-dir/at/all"], "no-such-dir/at/all"),
+        (["plan", "lama 2 70b"], "published models of a name like it: Llama 2 70B"),
+        (["plan", "gpt2", "--chip", "h1000"], "chip 'h1000' is not known; known: h100"),
+        (["plan", "gpt2", "--memory", "much"], "memory 'much': must be a number of bytes"),
+        (["plan", "gpt2", "--mesh", "tensor=16", "--devices", "8"], "needs 16 devices, but there are 8"),
+        (["plan", "gpt2", "--mesh", "tensor=8"], "layers.0.attention.key.bias: 12 kv_heads cannot be split"),
+        (["plan", "gpt2", "--dtype", "int3"], "dtype 'int3': must be float64"),
+        (["plan", "gpt2", "--batch", "0"], "batch=0"),
         (["convert", "~no-such-user/x", "y"], "~no-such-user/x"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from conversion import convert, export, plan
+from conversion import convert, export, forecast
 from conversion.architectures import class_name, names
 from conversion.source import open_source
 from jaxllm import InputError, checkpoint
@@ -158,8 +158,8 @@ def test_meta_layout(tmp_path):
     model = test_source.tiny("llama")
     (tmp_path / "meta").mkdir()
     test_source.write_own(tmp_path / "meta", model, shards=2)
-    planned = plan(tmp_path / "meta")
-    assert (planned.parameters, planned.dtype) == (model.num_parameters(), "bfloat16")
+    expected = forecast(tmp_path / "meta")
+    assert (expected.parameters, expected.dtype) == (model.num_parameters(), "bfloat16")
     exported = export(convert(tmp_path / "meta", tmp_path / "native"), tmp_path / "exported")
     loaded = transformers.AutoModelForCausalLM.from_pretrained(exported)
     assert loaded.dtype == model.dtype

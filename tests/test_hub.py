@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 import jaxllm
-from conversion import convert, plan
+from conversion import convert, forecast
 from conversion.hub import download_weights
 from conversion.source import open_source
 from jaxllm import checkpoint
@@ -92,7 +92,7 @@ def test_config_comes_first(hub, checkpoint_of, tmp_path):
     """A dry run needs nothing else, and what is not supported costs no download of weights."""
     local, given = hub
     for dtype, width in (("bfloat16", 2), (None, 4)):
-        found = plan("owner/name", tmp_path / "native", dtype)
+        found = forecast("owner/name", tmp_path / "native", dtype)
         assert found.bytes == width * found.parameters
     assert given == ["config.json"]
     whole = (local / "config.json").read_text()

@@ -24,6 +24,7 @@ LAYERS = """
     models
     checkpoint pipeline
     generation
+    planning
     conversion
     diagnosis pretrained
     jaxllm

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxllm import __version__
-from jaxllm.cli import chat, convert, doctor, export, generate, verify
+from jaxllm.cli import chat, convert, doctor, export, generate, plan, verify
 from jaxllm.errors import InputError
 
 VERBS = {
@@ -16,6 +16,7 @@ VERBS = {
     "convert": convert,
     "export": export,
     "verify": verify,
+    "plan": plan,
     "doctor": doctor,
 }
 

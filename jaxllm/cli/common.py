@@ -19,7 +19,7 @@ def add_model_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", help="a checkpoint directory or a hub repository (default: the bundled demo model)")
     verb.add_argument("--revision", help="branch, tag or commit of a hub repository")
     verb.add_argument("--dtype", help="float32, bfloat16, float16 or float64 (default: the checkpoint's)")
-    verb.add_argument("--mesh", metavar="AXIS=N[,...]", help="devices per axis, as in tensor=8 (default: one device)")
+    verb.add_argument("--mesh", metavar="AXIS=N[,...]", help="devices per axis, as in tensor=8, or auto (one device)")
     verb.add_argument("--device", help="the platform: cpu, cuda, rocm or tpu (default: the best there is)")
 
 
@@ -53,8 +53,14 @@ def load_model(arguments: argparse.Namespace) -> "tuple[Decoder, Tokenizer]":
             file=sys.stderr,
         )
     keep_compiled_programs()
-    mesh = parse_mesh(arguments.mesh, select_device(arguments.device))
-    model, tokenizer = load(arguments.model or DEMO, mesh, arguments.dtype, revision=arguments.revision)
+    devices, auto = select_device(arguments.device), arguments.mesh == "auto"
+    model, tokenizer = load(
+        arguments.model or DEMO,
+        None if auto else parse_mesh(arguments.mesh, devices),
+        arguments.dtype,
+        revision=arguments.revision,
+        placement="auto" if auto else None,
+    )
     if tokenizer is None:
         raise InputError(f"{arguments.model or DEMO}: has no tokenizer")
     return model, tokenizer
@@ -83,14 +89,19 @@ def select_device(name: str | None) -> list[Any]:
 
 def parse_mesh(text: str | None, devices: list[Any]) -> Any:
     """A mesh from `AXIS=N,...`; None, for the first device alone, without one."""
-    from jaxllm.sharding import MESH_AXES, make_mesh
+    from jaxllm.sharding import make_mesh
 
-    if text is None:
-        return None
+    return None if text is None else make_mesh(**parse_extents(text), devices=devices)
+
+
+def parse_extents(text: str) -> dict[str, int]:
+    """The number of devices along each axis that `AXIS=N,...` names, and `tensor`, 1 unless named."""
+    from jaxllm.sharding import MESH_AXES
+
     extents = {"tensor": 1}
     for item in text.split(","):
         axis, _, size = item.partition("=")
         if axis not in MESH_AXES or not size.removeprefix("-").isdecimal():
             raise InputError(f"mesh {item!r}: write AXIS=N with an axis of {', '.join(MESH_AXES)}")
         extents[axis] = int(size)
-    return make_mesh(**extents, devices=devices)
+    return extents

@@ -30,7 +30,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Converts, and says what came out; or only says what would."""
     if arguments.dry_run:
-        _plan(arguments)
+        _forecast(arguments)
     elif arguments.target is not None:
         _convert(arguments)
     else:
@@ -54,10 +54,10 @@ def _convert(arguments: argparse.Namespace) -> None:
         )
 
 
-def _plan(arguments: argparse.Namespace) -> None:
-    from conversion import plan
+def _forecast(arguments: argparse.Namespace) -> None:
+    from conversion import forecast
 
-    found = plan(arguments.source, arguments.target, arguments.dtype, arguments.revision)
+    found = forecast(arguments.source, arguments.target, arguments.dtype, arguments.revision)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(found)))
     else:

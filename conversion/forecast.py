@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from conversion.convert import Translation, stored_dtype, translate
+from conversion.convert import Translation, said_dtype, stored_dtype, translate
 from conversion.files import read_json
-from conversion.source import INDEX, INDEXES, Source, open_source
+from conversion.source import INDEX, INDEXES, open_source
 from conversion.table import claim
 from jaxllm import checkpoint, config
 from jaxllm.arrays import Array, write_arrays
@@ -26,7 +26,7 @@ _BY_WIDTH = {2: "16-bit floats", 4: "float32", 8: "float64"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class Forecast:
     """What would be converted to what; `seconds` is an estimate, reading or downloading the source not counted."""
 
     source: str
@@ -59,7 +59,9 @@ class Plan:
         )
 
 
-def plan(source: str | Path, target: str | Path | None = None, dtype: Any = None, revision: str | None = None) -> Plan:
+def forecast(
+    source: str | Path, target: str | Path | None = None, dtype: Any = None, revision: str | None = None
+) -> Forecast:
     """What `convert` would do with the same arguments; for its file system the target's is tried (or the current one).
 
     Only configs are read (of a hub, downloaded). A dtype that they leave open is told by the headers of the weights,
@@ -78,7 +80,7 @@ def plan(source: str | Path, target: str | Path | None = None, dtype: Any = None
     parameters = sum(math.prod(parameter.shape) for parameter in _parameters(part))
     name, nbytes = _written(translation, parameters, kind)
     free, pace = _measured(_place(Path() if target is None else Path(target).parent), nbytes)
-    return Plan(
+    return Forecast(
         source=str(source),
         model_type=opened.config["model_type"],
         parameters=parameters,
@@ -99,7 +101,7 @@ def _written(translation: Translation, parameters: int, dtype: np.dtype | None) 
     source, part, table = translation
     if dtype is not None:
         return str(dtype), sum(math.prod(p.shape) * np.dtype(p.dtype).itemsize for p in _parameters(part, dtype))
-    said = _said_dtype(source)
+    said = said_dtype(source)
     if said is None and _is_at_hand(source.path):
         arrays = claim(table, abstract(part), source.tensors)
         return str(stored_dtype(source)), sum(array.nbytes for array in arrays)
@@ -112,11 +114,6 @@ def _written(translation: Translation, parameters: int, dtype: np.dtype | None) 
 
 def _parameters(part: config.Decoder, dtype: Any = np.float32) -> list[Any]:
     return [parameter for _, parameter in named_parameters(abstract(part, dtype))]
-
-
-def _said_dtype(source: Source) -> np.dtype | None:
-    said = source.config.get("dtype") or source.config.get("torch_dtype")
-    return checkpoint.float_dtype(said) if said in checkpoint.DTYPES else None
 
 
 def _is_at_hand(path: Path) -> bool:

@@ -1,0 +1,72 @@
+"""What a prefill holds besides weights and cache, at its widest moment: an estimate by formula."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxllm import config
+from jaxllm.kernels.attention import BLOCK
+from jaxllm.planning.memory import STORED, local_shape, weight_bytes, weights
+from jaxllm.planning.mesh import Extents
+
+WIDE = 4  # bytes of what matrix products are added up in
+
+Share = Callable[..., int]  # how many elements of an array [B T ...] with the given further axes one device has
+
+
+def activation_bytes(part: config.Decoder, stored: str, mesh: Any, batch: int, time: int) -> float:
+    """One device's bytes while it reads prompts [B T] at once, computing in a dtype of w bytes; an estimate.
+
+    The larger one of 12 B V, the logits of the last position and their softmax in float32, and of the sum of the
+    residual stream, w B T D, of two layers of weights where `fsdp` splits them, and of the widest of
+
+    - attention: queries and what is mixed for them, 2 w B T N H, and scores, of 512 queries at a time
+      (`jaxllm.kernels.attention`), as products in float32 and as weights, (4 + w) B N min(T, 512) T. Keys and values
+      are the cache; in latent attention, which expands them, 2 w B T N (H + V) is the first;
+    - a feed-forward network: what it reads, w B T D, with gate and up in float32, 8 B T F;
+    - a mixture: that for the k experts of every token, with the rows that come back from them, 4 B T k D.
+
+    Every axis counts as one device's share of it. On a CPU rows of experts are padded to blocks, which is not counted.
+    """
+    width, rows = jnp.dtype(STORED[stored]).itemsize, {"batch": batch, "time": time}
+
+    def share(**axes: int) -> int:
+        axes = rows | axes
+        return math.prod(local_shape("activation", tuple(axes), tuple(axes.values()), mesh))
+
+    stream = width * share(features=part.embed_dim)
+    blocks = {part.block(layer) for layer in range(part.num_layers)}
+    attention = max(_attention(block.attention, share, time, width) for block in blocks)
+    network = max(_feed_forward(block.feed_forward, share, stream, part.embed_dim) for block in blocks)
+    logits = 3 * WIDE * share(time=1, vocab=part.vocab_size)
+    return max(logits, stream + max(attention, network) + _gathered(part, stored, mesh))
+
+
+def _attention(part: config.Attention | config.LatentAttention, share: Share, time: int, width: int) -> float:
+    scores = (WIDE + width) * share(time=min(time, BLOCK), heads=part.heads, keys=time)
+    if isinstance(part, config.Attention):
+        return scores + 2 * width * share(heads=part.heads, head=part.head_dim)
+    head = part.nope_dim + part.rope_dim + part.value_dim
+    return scores + 2 * width * share(heads=part.heads, head=head)
+
+
+def _feed_forward(part: config.FeedForward | config.Mixture, share: Share, stream: int, dim: int) -> float:
+    if isinstance(part, config.FeedForward):
+        return stream + 2 * WIDE * share(hidden=part.hidden)
+    expert = _feed_forward(part.expert, share, stream, dim)
+    return part.router.per_token * (expert + WIDE * share(features=dim))
+
+
+def _gathered(part: config.Decoder, stored: str, mesh: Any) -> float:
+    """Two layers of the largest kind, whole but for what other axes than `fsdp` split."""
+    if mesh.shape.get("fsdp", 1) == 1:
+        return 0
+    layers: Counter[str] = Counter()
+    without = Extents({**mesh.shape, "fsdp": 1})
+    for weight, _ in weights(part, stored, mesh.shape.get("stage", 1)):
+        if weight.layer is not None:
+            layers[weight.layer] += weight_bytes(weight, stored, without)  # pyright: ignore[reportArgumentType]
+    return 2 * max(layers.values())
