@@ -32,12 +32,14 @@ def load(
     revision: str | None = None,
     *,
     placement: str | None = None,
+    offload: bool = False,
 ) -> tuple[Decoder, Tokenizer | None]:
     """A model on a mesh (the first device by default) and its tokenizer, or None where it comes without.
 
     A native checkpoint is restored as it is; any other source is converted first, once, into the cache. The dtype
     is the checkpoint's own unless given. Float64 needs JAX's 64-bit mode. With `placement="auto"` the mesh is the one
     that `jaxllm.planning.advise` picks of all devices, for one row of up to 4096 tokens; a line on stderr says why.
+    With `offload` layers stay in host memory, and devices fetch each a layer ahead of its use: slow, but of any size.
 
     Raises:
         InputError: nothing usable under that name, or a mesh or dtype that does not fit it.
@@ -48,10 +50,12 @@ def load(
         raise InputError(f'placement={placement!r}: must be "auto"')
     if placement is not None and mesh is not None:
         raise InputError("mesh and placement are both given: give one of them")
+    if placement is not None and offload:
+        raise InputError("placement and offload are both given: it is on devices' own memory that meshes are chosen")
     native = native_checkpoint(path_or_repo, revision)
     if placement == "auto":
         mesh = _advised_mesh(native, dtype)
-    model = checkpoint.restore(native, mesh, dtype)
+    model = checkpoint.restore(native, mesh, dtype, offload)
     if mesh is not None and (whole := unsharded(model.config, str(model.dtype), mesh)):
         warnings.warn(whole_on_each(whole, mesh), stacklevel=2)
     return model, load_tokenizer(native) if has_tokenizer(native) else None

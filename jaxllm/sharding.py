@@ -1,7 +1,7 @@
 """Which mesh axes each logical axis of a weight or an activation lies on: one table for the whole library."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,21 +52,32 @@ def make_mesh(
         InputError: more devices asked for than there are, or extents that do not divide them.
     """
     devices = jax.devices() if devices is None else list(devices)
-    extents: dict[str, int] = dict(zip(MESH_AXES, (data, fsdp, stage, expert, tensor), strict=True))
+    asked = {"data": data, "fsdp": fsdp, "stage": stage, "expert": expert, "tensor": tensor}
+    extents = mesh_extents(asked, len(devices), devices[0].platform)
+    shape = tuple(extents.values())
+    count = math.prod(shape)
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape), devices=devices[:count])
+
+
+def mesh_extents(asked: Mapping[str, int], devices: int, platform: str = "planned") -> dict[str, int]:
+    """The extents of all axes, of which those not asked for are 1, and one may be -1 for all devices that are left.
+
+    Raises:
+        InputError: more devices asked for than there are, or extents that do not divide them.
+    """
+    extents = {axis: asked.get(axis, 1) for axis in MESH_AXES}
     for axis, extent in extents.items():
         if whole_number(f"mesh: {axis}", extent, least=-1) == 0:
             raise InputError(f"mesh: {axis}=0: must be a positive number, or -1 for all devices left")
     free = [axis for axis, extent in extents.items() if extent == -1]
     fixed = math.prod(extent for extent in extents.values() if extent != -1)
-    if len(free) > 1 or (free and len(devices) % fixed):
-        raise InputError(f"mesh: {extents} does not divide {len(devices)} devices")
-    if free:
-        extents[free[0]] = len(devices) // fixed
-    count = math.prod(extents.values())
-    if count > len(devices):
-        raise InputError(f"mesh: {extents} needs {count} devices, but there are {len(devices)} ({devices[0].platform})")
-    shape = tuple(extents.values())
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape), devices=devices[:count])
+    said = ", ".join(f"{axis}={extent}" for axis, extent in extents.items() if extent != 1)
+    if len(free) > 1 or (free and devices % fixed):
+        raise InputError(f"mesh: {said} does not divide {devices} devices")
+    extents |= dict.fromkeys(free, devices // fixed)
+    if (count := math.prod(extents.values())) > devices:
+        raise InputError(f"mesh: {said} needs {count} devices, but there are {devices} ({platform})")
+    return extents
 
 
 def partition(name: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Any) -> PartitionSpec:

@@ -64,7 +64,9 @@ def _in_order(layers: Sequence[Any], x: jax.Array, entries: Entries, apply: Appl
 def _fetched(layer: Any, x: jax.Array) -> tuple[Any, jax.Array]:
     """The layer with all its weights on the device, but for what `tensor` and its like split; and x, to go on from."""
     leaves, tree = jax.tree.flatten(layer, is_leaf=is_parameter)
-    remote = [i for i, leaf in enumerate(leaves) if _is_in_host_memory(leaf) or gathered(leaf.shape, leaf.axes)]
+    remote = [
+        i for i, leaf in enumerate(leaves) if _is_in_host_memory(leaf) or gathered(leaf.shape, leaf.axes) is not None
+    ]
     if not remote:
         return layer, x
     *values, x = jax.lax.optimization_barrier((*(leaves[i][...] for i in remote), x))

@@ -17,7 +17,7 @@ from conversion.published import find, near, published
 from jaxllm import InputError, planning, pretrained
 from jaxllm.checkpoint import restore
 from jaxllm.cli import main
-from jaxllm.models.decoder import abstract
+from jaxllm.models.decoder import Decoder
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.planning import Chip, Work, advise, chip, chip_of, memory
 from jaxllm.planning.memory import cache_bytes, local_shape, model_bytes, parameter_count
@@ -76,7 +76,7 @@ def fullest(tree) -> int:
 @pytest.mark.parametrize("case", CONFIGS)
 def test_predicted_is_actual(case, tmp_path):
     native = convert(tiny.write(tmp_path / "source", CONFIGS[case]), tmp_path / "native")
-    for mesh in (jaxllm.make_mesh(expert=2, tensor=4), jaxllm.make_mesh(data=2, fsdp=2, tensor=2)):
+    for mesh in (jaxllm.make_mesh(expert=2, tensor=4), jaxllm.make_mesh(fsdp=2, stage=2, tensor=2)):
         model = restore(native, mesh)
         assert model_bytes(model.config, "float32", mesh) == pytest.approx(fullest(model), rel=0.02)
     with jax.set_mesh(mesh):
@@ -105,7 +105,7 @@ def test_pipelines_and_experts():
     assert staged == 32 * layer + 2 * 2 * 128256 * 16384 / 4 + 2 * 16384
     for name, stages in (("Gemma 2 2B", 4), ("DeepSeek-V2-Lite", 2), ("gpt-oss 20B", 5)):
         mesh = Extents({**ONE.shape, "stage": stages, "tensor": 2})
-        weights = named_parameters(abstract(part_of(name), np.float16, mesh))
+        weights = named_parameters(Decoder(part_of(name), rngs=None, dtype=np.float16, mesh=mesh))
         actual = (math.prod(local_shape(n, w.axes, w.shape, mesh)) * w.dtype.itemsize for n, w in weights)
         assert model_bytes(part_of(name), "float16", mesh) == sum(actual)
     whole, shared = (model_bytes(part_of("DeepSeek-V3"), "int8", Extents({**ONE.shape, "expert": n})) for n in (1, 8))

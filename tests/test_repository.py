@@ -21,8 +21,10 @@ LAYERS = """
     arrays cache quantization
     kernels
     nn
+    stages streaming
+    pipeline
     models
-    checkpoint pipeline
+    checkpoint
     generation
     planning
     conversion

@@ -20,6 +20,7 @@ def add_model_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--revision", help="branch, tag or commit of a hub repository")
     verb.add_argument("--dtype", help="float32, bfloat16, float16 or float64 (default: the checkpoint's)")
     verb.add_argument("--mesh", metavar="AXIS=N[,...]", help="devices per axis, as in tensor=8, or auto (one device)")
+    verb.add_argument("--offload", action="store_true", help="keep layers in host memory: slow, but of any size")
     verb.add_argument("--device", help="the platform: cpu, cuda, rocm or tpu (default: the best there is)")
 
 
@@ -60,6 +61,7 @@ def load_model(arguments: argparse.Namespace) -> "tuple[Decoder, Tokenizer]":
         arguments.dtype,
         revision=arguments.revision,
         placement="auto" if auto else None,
+        offload=arguments.offload,
     )
     if tokenizer is None:
         raise InputError(f"{arguments.model or DEMO}: has no tokenizer")

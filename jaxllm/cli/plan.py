@@ -76,13 +76,14 @@ def run(arguments: argparse.Namespace) -> None:
 def _mesh(arguments: argparse.Namespace) -> "tuple[int, Extents | None]":
     """The number of devices, and the mesh, or None for the one that is advised."""
     from jaxllm.cli.common import parse_extents
-    from jaxllm.planning.mesh import Extents, resolved
+    from jaxllm.planning.mesh import Extents
+    from jaxllm.sharding import mesh_extents
 
     if arguments.mesh in (None, "auto"):
         return arguments.devices or 1, None
     extents = parse_extents(arguments.mesh)
     devices = arguments.devices or math.prod(max(extent, 1) for extent in extents.values())
-    return devices, Extents(resolved(extents, devices))
+    return devices, Extents(mesh_extents(extents, devices))
 
 
 def _chip(arguments: argparse.Namespace) -> "Chip":

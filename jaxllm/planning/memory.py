@@ -19,7 +19,7 @@ from jaxllm.stages import slots
 GROUP = 32  # weights that share a scale in int4, along the contraction
 LARGE_SHARE, LARGE_BYTES = 0.01, 16e6  # of a model; a parameter is large that is more than both
 _SCALE_BYTES = 2
-_CACHE_AXES = {4: ("batch", "time", "kv_heads", "head"), 3: ("batch", "time", "latent"), 2: ("batch", "time")}
+_CACHE_AXES = {4: ("batch", "time", "kv_heads", "head"), 3: ("batch", "time", "features"), 2: ("batch", "time")}
 
 # What weights may be stored as, and the dtype that is computed in.
 STORED = {
@@ -48,7 +48,7 @@ class Weight(NamedTuple):
 
     def experts(self, part: config.Decoder) -> tuple[int, int]:
         """How many experts it holds the weights of, and how many of them a token is sent to; (1, 1) for no expert's."""
-        if "experts" not in self.axes or ".router." in self.name:
+        if "experts" not in self.axes:
             return 1, 1
         router = part.block(int(self.layer or 0)).feed_forward.router  # pyright: ignore[reportAttributeAccessIssue]
         return router.experts, router.per_token
