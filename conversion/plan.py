@@ -157,5 +157,5 @@ def _measured(place: Path, nbytes: int) -> tuple[int, float]:
 
 def _timed_write(path: Path, weights: np.ndarray) -> float:
     began = time.perf_counter()
-    write_arrays(path, [Array("probe", weights.nbytes, lambda: weights)], "trying")
+    write_arrays(path, [Array("probe", weights.shape, weights.dtype, (), lambda: weights)], "trying")
     return time.perf_counter() - began
