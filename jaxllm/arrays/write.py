@@ -1,9 +1,10 @@
 """Named arrays into an Orbax checkpoint, a few rows at a time, whatever their size."""
 
+import asyncio
 import math
 import shutil
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,33 +89,48 @@ class _Writer(NumpyHandler):
 
     async def serialize(self, values: Sequence[Any], infos: Sequence[Any], args: Any = None) -> list[Any]:
         """Writes arrays where Orbax says, and leaves nothing to be done later."""
-        for array, info in zip(values, infos, strict=True):
-            chunk = chunk_shape(array.shape, array.axes, array.dtype.itemsize)
-            base = {"driver": "file", "path": f"{info.parent_dir}/ocdbt.process_0/"}  # which Orbax merges with others
-            spec = {"driver": "ocdbt", "base": base, "path": f"{info.name}/", "config": _OCDBT, "assume_config": True}
-            store = await tensorstore.open(
-                {"driver": "zarr3", "kvstore": spec, "store_data_equal_to_fill_value": True},
-                shape=array.shape,
-                dtype=array.dtype,
-                chunk_layout=tensorstore.ChunkLayout(chunk_shape=chunk),
-                create=True,
-                context=info.ts_context,
-            )
-            self.checksums[array.name] = await self._write(store, array, chunk[0])
+        stores = await asyncio.gather(*map(_create, values, infos))
+        on_their_way: list[tensorstore.WriteFutures] = []
+        nbytes = 0
+        for array, store in zip(values, stores, strict=True):
+            checksum = 0
+            for part, block in _blocks(array):
+                on_their_way.append(store[part].write(block, can_reference_source_data_indefinitely=True))
+                checksum = zlib.crc32(block.view(np.uint8).data, checksum)
+                nbytes += block.nbytes
+                if nbytes >= _WRITE_BYTES:
+                    await asyncio.gather(*on_their_way)
+                    self._advance(nbytes)
+                    on_their_way, nbytes = [], 0
+            self.checksums[array.name] = f"crc32:{checksum:08x}"
+        await asyncio.gather(*on_their_way)
+        self._advance(nbytes)
         return []
 
-    async def _write(self, store: tensorstore.TensorStore, array: Array, height: int) -> str:
-        """Writes an array's data, rows of chunks of that height at a time; their CRC-32."""
-        source, checksum = array.read(), 0
-        step = height * max(1, _WRITE_BYTES * array.shape[0] // (array.nbytes * height))
-        for start in range(0, array.shape[0], step):
-            part = slice(start, min(start + step, array.shape[0]))
-            block = np.ascontiguousarray(source[part])
-            written = store[part].write(block, can_reference_source_data_indefinitely=True)
-            checksum = zlib.crc32(block.view(np.uint8).data, checksum)
-            await written
-            self._advance(block.nbytes)
-        return f"crc32:{checksum:08x}"
+
+async def _create(array: Array, info: Any) -> tensorstore.TensorStore:
+    """The store of an array, without data yet, in a place that Orbax merges with others of its kind."""
+    # What is written is synced as a whole, later.
+    base = {"driver": "file", "path": f"{info.parent_dir}/ocdbt.process_0/", "file_io_sync": False}
+    spec = {"driver": "ocdbt", "base": base, "path": f"{info.name}/", "config": _OCDBT, "assume_config": True}
+    chunk = chunk_shape(array.shape, array.axes, array.dtype.itemsize)
+    return await tensorstore.open(
+        {"driver": "zarr3", "kvstore": spec, "store_data_equal_to_fill_value": True},
+        shape=array.shape,
+        dtype=array.dtype,
+        chunk_layout=tensorstore.ChunkLayout(chunk_shape=chunk),
+        create=True,
+        context=info.ts_context,
+    )
+
+
+def _blocks(array: Array) -> Iterator[tuple[slice, np.ndarray]]:
+    """The data in whole rows of chunks, of a size to be written at a time."""
+    source, height = array.read(), chunk_shape(array.shape, array.axes, array.dtype.itemsize)[0]
+    step = height * max(1, _WRITE_BYTES * array.shape[0] // (array.nbytes * height))
+    for start in range(0, array.shape[0], step):
+        part = slice(start, min(start + step, array.shape[0]))
+        yield part, np.ascontiguousarray(source[part])
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
