@@ -16,6 +16,7 @@ from conversion.table import Table, claim
 from jaxllm import checkpoint, config
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import abstract
+from jaxllm.workspace import require_vacant
 
 
 class Translation(NamedTuple):
@@ -53,7 +54,7 @@ def convert(
     if quantize is not None:
         raise InputError(f"quantize={quantize!r}: quantized weights are not supported yet")
     target = Path(target)
-    checkpoint.require_vacant(target)  # before a hub is asked for gigabytes
+    require_vacant(target)  # before a hub is asked for gigabytes
     return write(translate(open_source(source, revision)), target, dtype and checkpoint.float_dtype(dtype))
 
 

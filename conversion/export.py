@@ -22,6 +22,7 @@ from jaxllm.errors import InputError
 from jaxllm.models.decoder import abstract
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.progress import byte_progress
+from jaxllm.workspace import written_beside
 
 WEIGHTS = "model.safetensors"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -42,7 +43,7 @@ def export(source: str | Path, target: str | Path, max_shard_size: int | str = "
     manifest = checkpoint.read_manifest(source)
     config = _config(source, manifest)
     tensors = _tensors(source, config["model_type"], manifest["checksums"])
-    with checkpoint.written_beside(target) as work:
+    with written_beside(target) as work:
         _write_weights(work, _shards(tensors, most))
         _write_json(work / "config.json", config)
         for file in sorted(source.iterdir()):

@@ -2,7 +2,6 @@
 
 import math
 import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from jaxllm.arrays import Array, write_arrays
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import abstract
 from jaxllm.nn.parameter import named_parameters
+from jaxllm.workspace import hidden, require_vacant
 
 PROBE_BYTES = 1 << 26
 _BY_WIDTH = {2: "16-bit floats", 4: "float32", 8: "float64"}
@@ -73,7 +73,7 @@ def forecast(
     """
     kind = dtype and checkpoint.float_dtype(dtype)
     if target is not None:
-        checkpoint.require_vacant(Path(target))
+        require_vacant(Path(target))
     opened = open_source(source, revision)
     translation = translate(opened)
     part = translation.part
@@ -145,14 +145,14 @@ def _measured(place: Path, nbytes: int) -> tuple[int, float]:
         free = disk_usage(place).free
         count = max(1, min(PROBE_BYTES, nbytes, free // 2) // 4)
         weights = np.random.default_rng(0).standard_normal(count, np.float32)
-        with tempfile.TemporaryDirectory(prefix=".probe.", dir=place) as work:
-            _timed_write(Path(work) / "first", weights[:1])  # imports and pools
-            return free, _timed_write(Path(work) / "arrays", weights) / weights.nbytes
+        with hidden(place, "probe") as work:
+            _timed_write(work / "first", weights[:1])  # imports and pools
+            return free, _timed_write(work / "arrays", weights) / weights.nbytes
     except OSError as error:
         raise InputError(f"{place}: cannot be written: {error}") from None
 
 
 def _timed_write(path: Path, weights: np.ndarray) -> float:
     began = time.perf_counter()
-    write_arrays(path, [Array("probe", weights.nbytes, lambda: weights)], "trying")
+    write_arrays(path, [Array("probe", weights.shape, weights.dtype, (), lambda: weights)], "trying")
     return time.perf_counter() - began

@@ -13,7 +13,7 @@ A row applies where the model has the parameter; sizes come from its declared sh
 Where the config decides what a tensor is called, each of its names has a row that says by `where` for which layers.
 """
 
-import math
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,11 +22,12 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 import numpy as np
+from flax import nnx
 
 from conversion.files import Tensor, same_bytes
 from conversion.patterns import Pattern
 from jaxllm import config
-from jaxllm.arrays import Array, cast
+from jaxllm.arrays import Array, Rows, cast
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
 from jaxllm.nn.parameter import named_parameters
@@ -73,12 +74,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Binding:
-    """A row for one layer: our parameters, their tensor or (stacked) tensors, and the way between them."""
+    """A row for one layer: our parameters, their tensor or (stacked) tensors, and the way between them.
+
+    `axes` are the logical names of the axes of ours.
+    """
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     stacked: bool
     pattern: Pattern
+    axes: tuple[tuple[str, ...], ...]
 
     @property
     def their_shape(self) -> tuple[int, ...]:
@@ -86,8 +91,14 @@ class Binding:
         return self.pattern.source[1:] if self.stacked else self.pattern.source
 
     def split(self, arrays: Sequence[np.ndarray], index: int) -> np.ndarray:
-        """The `index`-th of our parameters, from their arrays; a view where that can be."""
-        return self.pattern.split(np.stack(arrays) if self.stacked else arrays[0], index)
+        """The `index`-th of our parameters, from their arrays; a view where that can be.
+
+        Of stacked tensors some in a row will do, for that part of it.
+        """
+        if not self.stacked:
+            return self.pattern.split(arrays[0], index)
+        targets = tuple((len(arrays), *target[1:]) for target in self.pattern.targets)
+        return dataclasses.replace(self.pattern, targets=targets).split(np.stack(arrays), index)
 
     def join(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Their arrays, from all of ours: the inverse of `split`."""
@@ -101,15 +112,15 @@ def bind(rows: Iterable[Row], model: Decoder) -> Iterator[Binding]:
     Raises:
         InputError: too many experts; at the end, a parameter that no row, or more than one, provides.
     """
-    shapes = {name: parameter.shape for name, parameter in named_parameters(model)}
+    parameters = dict(named_parameters(model))
     claims: Counter[str] = Counter()
     for row in rows:
         for i in range(len(model.layers) if "{i}" in row.theirs else 1):
             names = tuple(name.format(i=i) for name in row.names)
-            if all(name in shapes for name in names) and (row.where is None or row.where(model.config.block(i))):
+            if all(name in parameters for name in names) and (row.where is None or row.where(model.config.block(i))):
                 claims.update(names)
-                yield _bind(row, i, names, [shapes[name] for name in names])
-    for name in shapes:
+                yield _bind(row, i, names, [parameters[name] for name in names])
+    for name in parameters:
         if claims[name] != 1:
             raise InputError(f"parameter {name}: {claims[name] or 'no'} rows of the weight table provide it")
 
@@ -141,27 +152,54 @@ def with_prefix(table: Table, tensors: Mapping[str, Tensor]) -> Mapping[str, Ten
     return {name if name == table.head else table.prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _bind(row: Row, layer: int, names: tuple[str, ...], shapes: Sequence[tuple[int, ...]]) -> Binding:
-    stacked = "{e}" in row.theirs
+def _bind(row: Row, layer: int, names: tuple[str, ...], parameters: Sequence[nnx.Param]) -> Binding:
+    shapes, stacked = tuple(parameter.shape for parameter in parameters), "{e}" in row.theirs
     if stacked and shapes[0][0] > MAX_STACKED:
         raise InputError(f"tensors {row.theirs.format(i=layer, e='*')}: {shapes[0][0]} of them are too many")
     theirs = tuple(row.theirs.format(i=layer, e=e) for e in range(shapes[0][0] if stacked else 1))
-    return Binding(names, theirs, stacked, Pattern(row.pattern, tuple(shapes), row.along))
+    axes = tuple(parameter.axes for parameter in parameters)
+    return Binding(names, theirs, stacked, Pattern(row.pattern, shapes, row.along), axes)
 
 
 def _arrays(binding: Binding, tensors: Sequence[Tensor], dtypes: Mapping[str, np.dtype]) -> Iterator[Array]:
     """An array for each of our names; the parts of a fused tensor are read one by one, being views of one map."""
     for index, name in enumerate(binding.ours):
         kept = dtypes.get(name) or _common({tensor.dtype for tensor in tensors})
-        nbytes = math.prod(binding.pattern.targets[index]) * kept.itemsize
-        yield Array(name, nbytes, partial(_read, binding, tensors, index, kept))
+        shape = binding.pattern.targets[index]
+        yield Array(name, shape, kept, binding.axes[index], partial(_read, binding, tensors, index, kept))
 
 
-def _read(binding: Binding, tensors: Sequence[Tensor], index: int, dtype: np.dtype) -> np.ndarray:
-    arrays = [tensor.read() for tensor in tensors]
-    if len({array.dtype for array in arrays}) > 1:
-        arrays = [cast(array, dtype, name) for array, name in zip(arrays, binding.theirs, strict=True)]
-    return cast(binding.split(arrays, index), dtype, binding.theirs[0])
+@dataclass(frozen=True)
+class _Stack:
+    """One of our parameters, made of many tensors: as many at a time as are asked for."""
+
+    binding: Binding
+    tensors: Sequence[Tensor]
+    index: int
+    dtype: np.dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        names, tensors = self.binding.theirs[rows], self.tensors[rows]
+        arrays = [cast(tensor.read(), self.dtype, name) for tensor, name in zip(tensors, names, strict=True)]
+        return self.binding.split(arrays, self.index)
+
+
+@dataclass(frozen=True)
+class _View:
+    """One of our parameters as its tensor has it; what is asked for gets its dtype."""
+
+    array: np.ndarray
+    dtype: np.dtype
+    name: str
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return cast(self.array[rows], self.dtype, self.name)
+
+
+def _read(binding: Binding, tensors: Sequence[Tensor], index: int, dtype: np.dtype) -> Rows:
+    if binding.stacked:
+        return _Stack(binding, tensors, index, dtype)
+    return _View(binding.split([tensors[0].read()], index), dtype, binding.theirs[0])
 
 
 def _common(dtypes: set[np.dtype]) -> np.dtype:

@@ -9,12 +9,7 @@ It is written beside its target and renamed into place, so what exists is whole.
 """
 
 import json
-import os
-import shutil
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +24,7 @@ from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder, abstract
 from jaxllm.nn.parameter import named_parameters, replace_parameters
 from jaxllm.sharding import MESH_AXES, make_mesh
+from jaxllm.workspace import written_beside
 
 FORMAT = 1
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -53,16 +49,10 @@ def is_checkpoint(path: Path) -> bool:
     return (path / "manifest.json").is_file() and (path / _ARRAYS).is_dir()
 
 
-def require_vacant(target: Path) -> None:
-    """Raises InputError where there is something at `target` already."""
-    if os.path.lexists(os.path.abspath(target)):  # also a link that leads nowhere, and "new/.."
-        raise InputError(f"{target}: exists already; remove it or choose another target")
-
-
 def save(
     target: Path, part: config.Decoder, arrays: Iterable[Array], manifest: Mapping[str, Any], files: Iterable[File] = ()
 ) -> Path:
-    """Writes a checkpoint of the given arrays, which are read a group at a time.
+    """Writes a checkpoint of the given arrays, which are read a few rows at a time.
 
     Raises:
         InputError: the target exists, or cannot be written.
@@ -177,34 +167,6 @@ def _computable(dtype: np.dtype) -> np.dtype:
     if dtype == jnp.float64 != jnp.result_type(float):
         raise InputError("dtype float64: needs JAX's 64-bit mode: set JAX_ENABLE_X64=1, or give another dtype")
     return dtype
-
-
-@contextmanager
-def written_beside(target: Path) -> Iterator[Path]:
-    """A hidden directory beside the target that becomes the target at the end, or vanishes."""
-    require_vacant(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".partial", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error}") from None
-    try:
-        yield work
-        work.chmod(target.parent.stat().st_mode & 0o755)  # mkdtemp lets in nobody else
-        work.rename(target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error}") from error
-    finally:
-        _remove(work)
-
-
-def _remove(work: Path) -> None:
-    """Removes a directory that threads of a failed write may still be adding to."""
-    for _ in range(20):
-        shutil.rmtree(work, ignore_errors=True)
-        if not work.exists():
-            return
-        time.sleep(0.1)
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 jax.config.update("jax_num_cpu_devices", 8)
+os.fsync = lambda descriptor: None  # what tests write need not outlive a power cut
 
 _TESTS = itertools.count(1)
 

@@ -110,6 +110,6 @@ def test_target_and_room(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.modules["conversion.forecast"], "disk_usage", lambda path: less)
     forecast(source, tmp_path / "x").print()
     assert "NOT ENOUGH" in capsys.readouterr().out
-    monkeypatch.setattr("tempfile.mkdtemp", lambda *_: (_ for _ in ()).throw(PermissionError("no entry")))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: (_ for _ in ()).throw(PermissionError("no entry")))
     with pytest.raises(InputError, match="cannot be written: no entry"):
         forecast(source, tmp_path / "x")

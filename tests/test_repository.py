@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = """
     errors version
     checks
-    config progress sampling sharding storage text
+    config progress sampling sharding storage text workspace
     arrays cache quantization
     kernels
     nn

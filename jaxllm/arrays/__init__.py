@@ -1,11 +1,12 @@
-"""Named arrays in an Orbax store (OCDBT): written a group at a time, read straight into their shards."""
+"""Named arrays in an Orbax store (OCDBT): written a few rows at a time, read straight into their shards."""
 
 from jaxllm.arrays.read import Wanted, read_array, read_arrays, stored_arrays
 from jaxllm.arrays.values import cast, checksum
-from jaxllm.arrays.write import Array, require_room, write_arrays
+from jaxllm.arrays.write import Array, Rows, require_room, write_arrays
 
 __all__ = [
     "Array",
+    "Rows",
     "Wanted",
     "cast",
     "checksum",

@@ -27,8 +27,8 @@ def run(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from conversion.export import export, nbytes_of
-    from jaxllm.checkpoint import require_vacant
     from jaxllm.pretrained import native_checkpoint
+    from jaxllm.workspace import require_vacant
 
     most = nbytes_of(arguments.max_shard_size)
     require_vacant(Path(arguments.target))  # before anything is converted

@@ -1,0 +1,42 @@
+"""How a stored array is cut into chunks, which are read whole: along the axes that meshes split."""
+
+import math
+from collections.abc import Sequence
+
+from jaxllm.sharding import RULES
+
+_MOST_BYTES = 1 << 23
+_LEAST_BYTES = 1 << 21
+_SHARES = 16  # that the axis of tensor parallelism is cut into, if it divides: a shard is then made of whole chunks
+_RANKS = {logical: rank for rank, (logical, _) in enumerate(RULES)}
+
+
+def chunk_shape(shape: Sequence[int], axes: Sequence[str], itemsize: int) -> tuple[int, ...]:
+    """The shape of the chunks of an array with these logical axes; it divides the array's, so that none is padded.
+
+    Chunks are 2 to 8 MB where the sizes of the array allow. What lies behind one index of the first axis is never in
+    one with what lies behind another, if it is that large: stacked experts are written one by one.
+    """
+    chunk = list(shape)
+
+    def nbytes() -> int:
+        return itemsize * math.prod(chunk)
+
+    order = sorted((axis for axis, name in enumerate(axes) if name in _RANKS), key=lambda axis: _RANKS[axes[axis]])
+    if nbytes() // max(1, shape[0] if shape else 1) >= _LEAST_BYTES:
+        chunk[0] = 1
+    for axis in order[:1]:
+        while nbytes() > _LEAST_BYTES and chunk[axis] % 2 == 0 and shape[axis] // chunk[axis] < _SHARES:
+            chunk[axis] //= 2
+    while nbytes() > _MOST_BYTES:
+        divisible = [axis for axis in range(len(chunk)) if _divisor(chunk[axis])]
+        if not divisible:
+            break
+        axis = max(divisible, key=lambda axis: (axis in order, chunk[axis]))
+        chunk[axis] //= _divisor(chunk[axis])
+    return tuple(chunk)
+
+
+def _divisor(n: int) -> int:
+    """The smallest divisor, 0 if there is no small one: a prime vocabulary is not cut into single rows."""
+    return next((k for k in range(2, 64) if n % k == 0), 0)
