@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from conversion import convert, plan
+from conversion import convert, forecast
 from jaxllm import InputError, checkpoint
 from jaxllm.workspace import hidden, written_beside
 
@@ -137,10 +137,10 @@ def test_interrupted_from_the_keyboard(checkpoint_of, tmp_path):
 def test_trials_are_swept_too(killed, checkpoint_of, tmp_path):
     """What a killed dry run leaves is a directory like any other."""
     source, target = checkpoint_of("llama"), tmp_path / "native"
-    die = "sys.modules['conversion.plan']._timed_write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
-    assert killed(f"{die}; conversion.plan({str(source)!r}, {str(target)!r})", 1) == -signal.SIGKILL
+    die = "sys.modules['conversion.forecast']._timed_write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    assert killed(f"{die}; conversion.forecast({str(source)!r}, {str(target)!r})", 1) == -signal.SIGKILL
     assert len(list(tmp_path.glob(".probe.*"))) == 1
-    plan(source, target)
+    forecast(source, target)
     assert list(tmp_path.iterdir()) == []
 
 
