@@ -90,7 +90,7 @@ def _dtype(binding: Binding, stored: Mapping[str, Any]) -> np.dtype:
 
 def _read(source: Path, name: str, expected: str) -> np.ndarray:
     array = checkpoint.read_stored(source, name)
-    if checksum(array) != expected:
+    if checksum([array]) != expected:
         raise InputError(f"{source}: tensor {name} is damaged: not what was written")
     return array
 

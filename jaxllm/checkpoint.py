@@ -1,7 +1,7 @@
 """The native checkpoint: one directory of Orbax arrays, our config, the tokenizer's files and a manifest.
 
     NAME/config.json     what the model is made of (`jaxllm.config`)
-    NAME/manifest.json   format version, source, dtype, a checksum per tensor
+    NAME/manifest.json   format version, source, dtype, a checksum per tensor and per other file
     NAME/arrays/         Orbax (OCDBT) arrays under the model's own parameter names, unstacked
     NAME/...             tokenizer files, as they came
 
@@ -9,7 +9,8 @@ It is written beside its target and renamed into place, so what exists is whole.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +20,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from jaxllm import config
-from jaxllm.arrays import Array, Wanted, checksum, read_array, read_arrays, stored_arrays, write_arrays
+from jaxllm.arrays import Array, Wanted, checksum, read_array, read_arrays, read_blocks, stored_arrays, write_arrays
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder, abstract
 from jaxllm.nn.parameter import named_parameters, replace_parameters
+from jaxllm.progress import byte_progress
 from jaxllm.sharding import MESH_AXES, make_mesh
 from jaxllm.workspace import written_beside
 
@@ -62,8 +64,15 @@ def save(
         for file in files:
             (work / file.name).write_bytes(file.read_bytes())
         _write_json(work / "config.json", config.to_json(part))
-        _write_json(work / "manifest.json", {"format": FORMAT, **manifest, "checksums": checksums})
+        described = {"format": FORMAT, **manifest, "checksums": checksums, "files": _small_files(work)}
+        _write_json(work / "manifest.json", described)
     return target
+
+
+def _small_files(work: Path) -> dict[str, str | None]:
+    """A checksum for each file but those of data, which the tensors' stand for."""
+    files = sorted(file for file in work.rglob("*") if file.is_file() and file.parent.name != "d")
+    return {file.relative_to(work).as_posix(): _file_checksum(file) for file in files}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -77,7 +86,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = _read_json(path / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{path}: checkpoint format {manifest.get('format')}, but this jaxllm reads {FORMAT}")
-    for key, kind in (("dtype", str), ("checksums", dict)):
+    manifest.setdefault("files", {})  # not in the first ones
+    for key, kind in (("dtype", str), ("checksums", dict), ("files", dict)):
         if not isinstance(manifest.get(key), kind):
             raise InputError(f"{path}: manifest.json has no {key}, or one of another kind")
     return manifest
@@ -120,14 +130,45 @@ def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None, offload: bo
 
 
 def damaged(path: Path) -> list[str]:
-    """The names of the tensors of a checkpoint whose data are not what was written, by their checksums.
+    """The names of the tensors and files of a checkpoint that are not what was written, by their checksums.
+
+    Of the arrays' files what counts is what the tensors are read from; if nothing can be, the reason is in the list.
 
     Raises:
-        InputError: what is at `path` is not a checkpoint, or cannot be read at all.
+        InputError: what is at `path` is not a checkpoint.
     """
-    checksums = read_manifest(path)["checksums"]
-    names = dict.fromkeys([*checksums, *stored(path)])
-    return [name for name in names if checksum(read_stored(path, name)) != checksums.get(name)]
+    manifest = read_manifest(path)
+    checksums, files = manifest["checksums"], manifest["files"]
+    found = [name for name in files if _file_checksum(path / name) != files[name]]
+    try:
+        arrays = stored(path)
+    except InputError as error:
+        return [*found, str(error)]
+    total = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
+    with byte_progress("checking", total) as advance:
+        for name in dict.fromkeys([*checksums, *arrays]):
+            if _tensor_checksum(path, name, advance) != checksums.get(name):
+                found.append(name)
+    return found
+
+
+def _tensor_checksum(path: Path, name: str, advance: Callable[[int], None]) -> str | None:
+    def counted() -> Iterator[np.ndarray]:
+        for block in read_blocks(path / _ARRAYS, name):
+            advance(block.nbytes)
+            yield block
+
+    try:
+        return checksum(counted())
+    except InputError:
+        return None
+
+
+def _file_checksum(path: Path) -> str | None:
+    try:
+        return checksum([np.frombuffer(path.read_bytes(), np.uint8)])
+    except OSError:
+        return None
 
 
 def stored(path: Path) -> dict[str, jax.ShapeDtypeStruct]:

@@ -12,17 +12,19 @@ examples:
 import argparse
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from conversion import convert
 from conversion.architectures import architecture
 from conversion.files import Tensor
 from conversion.keys import Keys
@@ -54,25 +56,24 @@ MESHES = ("tensor=1", "tensor=8", "fsdp=4,tensor=2")
 SHARD_BYTES = 2 * 10**9
 
 
-def write_source(path: Path, kind: str, gigabytes: float, dtype: str) -> int:
-    """A random checkpoint in shards of about that size; its bytes."""
-    itemsize, config = np.dtype(dtype).itemsize, dict(KINDS[kind])
+def sized(kind: str, gigabytes: float, dtype: str) -> dict[str, Any]:
+    """The config of a model of about that size, by the number of its layers."""
+    config, itemsize = dict(KINDS[kind]), np.dtype(dtype).itemsize
     layers = next(key for key in ("num_hidden_layers", "n_layer") if key in config)
-    sizes = []
-    for count in (1, 2):
-        sizes.append(sum(map(_elements, _bindings(config | {layers: count}))) * itemsize)
-    config[layers] = max(1, round((gigabytes * 1e9 - sizes[0]) / (sizes[1] - sizes[0])) + 1)
-    block = np.random.default_rng(0).standard_normal(1 << 24, np.float32).astype(dtype)
-    tensors = {
-        name: Tensor(b.their_shape, block.dtype, lambda shape=b.their_shape: np.resize(block, shape), path)
-        for b in _bindings(config)
-        for name in b.theirs
-    }
+    one, two = (sum(map(_elements, _bindings(config | {layers: count}))) * itemsize for count in (1, 2))
+    return config | {layers: max(1, round((gigabytes * 1e9 - one) / (two - one)) + 1)}
+
+
+def write_source(path: Path, config: dict[str, Any], dtype: str) -> int:
+    """A checkpoint of random weights, repeated, in shards of some gigabytes; its bytes."""
+    block = np.random.default_rng(0).standard_normal(1 << 22, np.float32).astype(dtype)
     shards: list[dict[str, Tensor]] = [{}]
-    for name, tensor in tensors.items():
-        if sum(held.nbytes for held in shards[-1].values()) > SHARD_BYTES:
-            shards.append({})
-        shards[-1][name] = tensor
+    for binding in _bindings(config):
+        for name in binding.theirs:
+            if sum(held.nbytes for held in shards[-1].values()) > SHARD_BYTES:
+                shards.append({})
+            shape = binding.their_shape
+            shards[-1][name] = Tensor(shape, block.dtype, partial(np.resize, block, shape), path)
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config))
     files = {f"model-{i:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards, 1)}
@@ -80,7 +81,7 @@ def write_source(path: Path, kind: str, gigabytes: float, dtype: str) -> int:
         write_safetensors(path / file, shard, lambda count: None)
     weight_map = {name: file for file, shard in files.items() for name in shard}
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    return sum(tensor.nbytes for tensor in tensors.values())
+    return sum(tensor.nbytes for shard in shards for tensor in shard.values())
 
 
 def _bindings(config: dict[str, Any]) -> list[Binding]:
@@ -93,42 +94,48 @@ def _elements(binding: Binding) -> int:
     return math.prod(binding.their_shape) * len(binding.theirs)
 
 
-def convert_step(source: str, target: str, dtype: str | None) -> None:
-    """Seconds to convert, on stdout."""
-    began = time.perf_counter()
-    convert(source, target, dtype)
-    print(time.perf_counter() - began)
+CONVERT = """
+import sys, time, conversion
+source, target, dtype = sys.argv[1:]
+print(time.perf_counter(), flush=True)
+conversion.convert(source, target, dtype or None)
+print(time.perf_counter())
+"""
+RESTORE = """
+import math, sys, time, jax
+path, axes = sys.argv[1], {name: int(extent) for name, extent in (axis.split("=") for axis in sys.argv[2].split(","))}
+jax.config.update("jax_num_cpu_devices", math.prod(axes.values()))
+import pathlib, jaxllm, jaxllm.checkpoint
+mesh = jaxllm.make_mesh(**{"tensor": 1, **axes})
+print(time.perf_counter(), flush=True)
+model = jaxllm.checkpoint.restore(pathlib.Path(path), mesh)
+print(time.perf_counter())
+"""
 
 
-def restore_step(path: str, mesh: str) -> None:
-    """Seconds to restore on a mesh, on stdout."""
-    import jax
+class Measured(NamedTuple):
+    """The seconds that a program's work took, and anonymous memory in bytes: before it, and at most."""
 
-    axes = {name: int(extent) for name, extent in (axis.split("=") for axis in mesh.split(","))}
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", math.prod(axes.values()))
-    import jaxllm
-    from jaxllm.checkpoint import restore
-
-    devices = jaxllm.make_mesh(fsdp=axes.get("fsdp", 1), tensor=axes.get("tensor", 1))
-    began = time.perf_counter()
-    model = restore(Path(path), devices)
-    jax.block_until_ready(jax.tree.leaves(model))
-    print(time.perf_counter() - began)
+    seconds: float
+    before: int
+    peak: int
 
 
-def measured(step: str, *arguments: Any) -> tuple[float, float]:
-    """The seconds that a step says it took, and the peak of its process's anonymous memory in bytes."""
-    program = f"import scripts.bench_checkpoint as bench; bench.{step}(*{arguments!r})"
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, anonymous_bytes(process.pid))
-        time.sleep(0.002)
-    output, _ = process.communicate()
+def measured(program: str, *arguments: Any) -> Measured:
+    """Runs a program that prints the time before its work and after it."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        began = process.stdout.readline()
+        before = peak = anonymous_bytes(process.pid)
+        while process.poll() is None:
+            peak = max(peak, anonymous_bytes(process.pid))
+            time.sleep(0.002)
+        ended = process.stdout.readline()
     if process.returncode:
-        raise SystemExit(f"{step} failed")
-    return float(output), peak
+        raise SystemExit(f"{command} failed")
+    return Measured(float(ended) - float(began), before, peak)
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -140,23 +147,19 @@ def anonymous_bytes(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
 
 
-def bench(arguments: argparse.Namespace, gigabytes: float) -> list[dict[str, Any]]:
+def bench(arguments: argparse.Namespace, gigabytes: float) -> Iterator[dict[str, Any]]:
     """One row for each step with a checkpoint of one size."""
-    rows = []
     with tempfile.TemporaryDirectory(dir=arguments.dir) as work:
         source, native = Path(work) / "source", Path(work) / "native"
-        nbytes = write_source(source, arguments.kind, gigabytes, arguments.dtype)
-        seconds, peak = measured("convert_step", str(source), str(native), arguments.to)
-        rows.append(_row("convert", nbytes, seconds, peak))
+        nbytes = write_source(source, sized(arguments.kind, gigabytes, arguments.dtype), arguments.dtype)
+        yield _row("convert", nbytes, measured(CONVERT, source, native, arguments.to or ""))
         shutil.rmtree(source)
         for mesh in arguments.meshes:
-            seconds, peak = measured("restore_step", str(native), mesh)
-            rows.append(_row(f"restore {mesh}", nbytes, seconds, peak))
-    return rows
+            yield _row(f"restore {mesh}", nbytes, measured(RESTORE, native, mesh))
 
 
-def _row(step: str, nbytes: int, seconds: float, peak: float) -> dict[str, Any]:
-    return {"step": step, "checkpoint_bytes": nbytes, "seconds": round(seconds, 2), "peak_anonymous_bytes": int(peak)}
+def _row(step: str, nbytes: int, found: Measured) -> dict[str, Any]:
+    return {"step": step, "checkpoint_bytes": nbytes, **found._asdict()}
 
 
 def main() -> None:
@@ -174,7 +177,7 @@ def main() -> None:
             if arguments.json:
                 print(json.dumps(row), flush=True)
                 continue
-            nbytes, peak = row["checkpoint_bytes"], row["peak_anonymous_bytes"]
+            nbytes, peak = row["checkpoint_bytes"], row["peak"]
             print(
                 f"{row['step']:24} {nbytes / 1e9:6.2f} GB   peak {peak / 1e9:5.2f} GB ({peak / nbytes:4.2f}x)   "
                 f"{nbytes / 1e6 / row['seconds']:7,.0f} MB/s",

@@ -150,3 +150,17 @@ def test_read_only_directory(tmp_path):
     with pytest.raises(InputError, match="cannot be written"), written_beside(tmp_path / "new"):
         pass
     tmp_path.chmod(0o700)
+
+
+def test_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """All files and directories of it, and after that the name."""
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    with written_beside(tmp_path / "new") as work:
+        (work / "inner").mkdir()
+        (work / "inner" / "file").write_text("content")
+        monkeypatch.setattr(type(work), "rename", lambda old, new: (synced.append("renamed"), os.rename(old, new)))
+    new = tmp_path / "new"
+    inodes = [path.stat().st_ino for path in (new, new / "inner" / "file", new / "inner")]
+    assert sorted(synced[:3]) == sorted(inodes)
+    assert synced[3:] == ["renamed", tmp_path.stat().st_ino]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from jaxllm.sharding import RULES
 
 _MOST_BYTES = 1 << 23
-_LEAST_BYTES = 1 << 21
+_LEAST_BYTES = 1 << 19
 _SHARES = 16  # that the axis of tensor parallelism is cut into, if it divides: a shard is then made of whole chunks
 _RANKS = {logical: rank for rank, (logical, _) in enumerate(RULES)}
 
@@ -14,7 +14,7 @@ _RANKS = {logical: rank for rank, (logical, _) in enumerate(RULES)}
 def chunk_shape(shape: Sequence[int], axes: Sequence[str], itemsize: int) -> tuple[int, ...]:
     """The shape of the chunks of an array with these logical axes; it divides the array's, so that none is padded.
 
-    Chunks are 2 to 8 MB where the sizes of the array allow. What lies behind one index of the first axis is never in
+    Chunks are 0.5 to 8 MB where the sizes of the array allow. What lies behind one index of the first axis is never in
     one with what lies behind another, if it is that large: stacked experts are written one by one.
     """
     chunk = list(shape)

@@ -57,7 +57,7 @@ def stored_arrays(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
         InputError: the store is damaged.
     """
     store = Store(path)
-    opened = {name: store.open(name) for name in store.names}
+    opened = {name: store.open(name) for name in store.names()}
     return {name: jax.ShapeDtypeStruct(array.shape, array.dtype.numpy_dtype) for name, array in opened.items()}
 
 
@@ -70,6 +70,23 @@ def read_array(path: Path, name: str) -> np.ndarray:
     array = Store(path).open(name)
     with told(f"{path.parent}: cannot be restored: tensor {name}"):
         return array.read().result()
+
+
+def read_blocks(path: Path, name: str) -> Iterator[np.ndarray]:
+    """The data of an array in order, a block at a time, the next of which is on its way meanwhile.
+
+    Raises:
+        InputError: it is not there, or damaged so that it cannot be read.
+    """
+    array = Store(path).open(name)
+    blocks = _blocks(tuple(map(range, array.shape)), array)
+    with told(f"{path.parent}: cannot be restored: tensor {name}"):
+        reads = (array[_slices(block)].read() for block in blocks)
+        coming = next(reads)
+        for following in reads:
+            yield coming.result()
+            coming = following
+        yield coming.result()
 
 
 def read_arrays(path: Path, wanted: Mapping[str, Wanted], description: str = "loading") -> dict[str, jax.Array]:
@@ -160,18 +177,18 @@ def _reads(
             values = array[_slices(block)].read().result()
         out[_slices(block, box)] = cast(values, out.dtype, name)
 
-    for block in _blocks(box, array.chunk_layout.read_chunk.shape, array.dtype.numpy_dtype.itemsize):
+    for block in _blocks(box, array):
         yield pool.submit(read, block)
 
 
-def _blocks(box: Box, chunk: Any, itemsize: int) -> Iterator[Box]:
-    """A box cut along its first axis, between chunks of this shape, into blocks of a size to be read at a time."""
+def _blocks(box: Box, array: Any) -> Iterator[Box]:
+    """A box of a stored array, cut along its first axis and between chunks to what is read at a time."""
     if not box:
         yield box
         return
     first, *others = box
-    row = itemsize * math.prod(map(len, others))
-    step = max(1, _BLOCK_BYTES // max(1, row * chunk[0])) * chunk[0]
+    row, height = array.dtype.numpy_dtype.itemsize * math.prod(map(len, others)), array.chunk_layout.read_chunk.shape[0]
+    step = max(1, _BLOCK_BYTES // max(1, row * height)) * height
     cuts = [first.start, *range((first.start // step + 1) * step, first.stop, step), first.stop]
     for start, stop in pairwise(cuts):
         yield (range(start, stop), *others)

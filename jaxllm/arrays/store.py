@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 import tensorstore
@@ -23,7 +22,6 @@ class Store:
         self._context = tensorstore.Context({"cache_pool#index": {"total_bytes_limit": _INDEX_BYTES}})
         self._spec = {"driver": "ocdbt", "base": base, "cache_pool": "cache_pool#index"}
 
-    @cached_property
     def names(self) -> list[str]:
         """The names of all arrays.
 
@@ -40,11 +38,14 @@ class Store:
         Raises:
             InputError: there is none of that name, or it cannot be opened.
         """
-        if name not in self.names:
-            raise InputError(f"{self.path.parent}: tensor {name}: missing")
         spec = {"driver": "zarr3", "kvstore": {**self._spec, "path": f"{name}/"}}
-        with told(f"{self.path.parent}: cannot be restored: tensor {name}"):
-            return tensorstore.open(spec, open=True, read=True, context=self._context).result()
+        try:
+            with told(f"{self.path.parent}: cannot be restored: tensor {name}"):
+                return tensorstore.open(spec, open=True, read=True, context=self._context).result()
+        except InputError as error:
+            if isinstance(error.__cause__, ValueError) and str(error.__cause__).startswith("NOT_FOUND"):
+                raise InputError(f"{self.path.parent}: tensor {name}: missing") from None
+            raise
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What holds of the values of an array, wherever it is stored."""
 
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,6 +23,9 @@ def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     return result
 
 
-def checksum(array: np.ndarray) -> str:
-    """The CRC-32 of the data."""
-    return f"crc32:{zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data):08x}"
+def checksum(blocks: Iterable[np.ndarray]) -> str:
+    """The CRC-32 of data that come in blocks."""
+    value = 0
+    for block in blocks:
+        value = zlib.crc32(np.ascontiguousarray(block).view(np.uint8).data, value)
+    return f"crc32:{value:08x}"

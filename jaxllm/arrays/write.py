@@ -20,7 +20,8 @@ from jaxllm.arrays.store import told
 from jaxllm.progress import byte_progress
 
 _WRITE_BYTES = 1 << 26  # at a time; never less than a row of chunks
-_OCDBT = {"max_inline_value_bytes": 1024, "max_decoded_node_bytes": 100_000_000, "manifest_kind": "single"}  # Orbax's
+# Nodes of the index are written anew at each turn, hence their size; the rest is as Orbax has it.
+_OCDBT = {"max_inline_value_bytes": 1024, "max_decoded_node_bytes": 1 << 18, "manifest_kind": "single"}
 
 
 class Rows(Protocol):
