@@ -13,7 +13,7 @@ from jaxllm import InputError
 from jaxllm.checkpoint import restore
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.sharding import mesh_of
-from tests import tiny
+from tests import quick, tiny
 
 EIGHT = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8, "vocab_size": 104}
 GPT2_EIGHT = {"n_embd": 64, "n_head": 8, "vocab_size": 97}  # a vocabulary that divides by nothing
@@ -26,7 +26,7 @@ CONFIGS = {
 }
 MESHES = [{"tensor": 2}, {"tensor": 4}, {"tensor": 8}, {"data": 2, "tensor": 2}, {"fsdp": 4, "tensor": 2}]
 PROMPTS = [[5, 17, 33, 2, 9, 60, 61], [7], [90, 3, 3]]
-forward = jax.jit(lambda model, tokens: model(tokens))
+forward, quick_forward = (jit(lambda model, tokens: model(tokens)) for jit in (jax.jit, quick.jit))
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -40,13 +40,14 @@ def subject(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("axes", MESHES, ids=str)
+@pytest.mark.usefixtures("quick_generation")
 def test_mesh_changes_nothing(subject, axes):
     native, tokens, logits, greedy = subject
     mesh = jaxllm.make_mesh(**{"tensor": 1, **axes})
     model = restore(native, mesh)
     assert mesh_of(model) == mesh
     with jax.set_mesh(mesh):
-        ours = forward(model, tokens)
+        ours = quick_forward(model, tokens)
     np.testing.assert_allclose(ours, logits, rtol=0, atol=2e-5 * np.abs(logits).max())
     assert jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=24) == greedy
 
