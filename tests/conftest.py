@@ -47,3 +47,13 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
         return written[key]
 
     return checkpoint
+
+
+@pytest.fixture
+def quick_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`generate` by programs that compile in little time, instead of those that users have."""
+    from jaxllm.generation import tokens
+    from tests import quick
+
+    monkeypatch.setattr(tokens, "prefill", quick.prefill)
+    monkeypatch.setattr(tokens, "decode", quick.decode)

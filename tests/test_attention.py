@@ -9,6 +9,7 @@ import pytest
 
 from jaxllm import config
 from jaxllm.kernels.attention import BLOCK, Inputs, Scores, attention, blocked, reference
+from tests import quick
 
 FEATURES = {
     "plain": Scores(0.3),
@@ -39,7 +40,8 @@ def test_blocked_equals_reference(feature, sinks):
     queries = 2 * BLOCK + 3
     arrays = inputs(2, queries, queries + 10, 4, 2, 8, [0, 10], None if sinks is None else jnp.array(sinks))
     scores = FEATURES[feature]
-    np.testing.assert_allclose(blocked(arrays, scores), reference(arrays, scores), rtol=0, atol=2e-6)
+    found, expected = (quick.jit(partial(f, scores=scores))(arrays) for f in (blocked, reference))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("sink", [None, 0.7])
@@ -92,6 +94,6 @@ def test_gradients_of_both_agree(feature):
         return f(arrays._replace(**floats), FEATURES[feature]).var()
 
     floats = {name: getattr(arrays, name) for name in ("query", "key", "value", "sinks")}
-    found, expected = (jax.grad(variance)(floats, f) for f in (blocked, reference))
+    found, expected = (quick.jit(jax.grad(partial(variance, f=f)))(floats) for f in (blocked, reference))
     for name in floats:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-8)

@@ -12,9 +12,10 @@ from jaxllm.checkpoint import restore
 from jaxllm.generation.decode import CHUNK
 from jaxllm.generation.tokens import bucket, steps
 from jaxllm.sampling import Sampler
+from tests import quick
 
 PROMPTS = [[5, 17, 33, 2, 9, 60, 61], [7], [90, 3, 3]]
-forward = jax.jit(lambda model, tokens: model(tokens))
+forward = quick.jit(lambda model, tokens: model(tokens))
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +28,11 @@ def naive(model, prompt, count, row=0, seed=0, **settings):
     sampler, tokens = Sampler.of(**settings), list(prompt)
     key = jax.random.fold_in(jax.random.key(seed), row)
     for step in range(count):
-        padded = np.zeros((1, 64), np.int32)
-        padded[0, : len(tokens)] = tokens
-        logits = forward(model, padded)[:, len(tokens) - 1]
-        seen = jnp.zeros(logits.shape, bool).at[0, jnp.array(tokens)].set(True)
-        tokens.append(int(sampler.next_token(logits, seen, jax.random.fold_in(key, step)[None])[0]))
+        padded, seen = np.zeros((1, 64), np.int32), np.zeros((1, model.config.vocab_size), bool)
+        padded[0, : len(tokens)], seen[0, tokens] = tokens, True
+        logits = np.asarray(forward(model, padded))[:, len(tokens) - 1]  # by NumPy: no program for each length
+        keys = jax.random.fold_in(key, step)[None]
+        tokens.append(int(sampler.next_token(jnp.asarray(logits), jnp.asarray(seen), keys)[0]))
     return tokens[len(prompt) :]
 
 

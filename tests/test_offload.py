@@ -14,7 +14,7 @@ PROMPTS = [[5, 17, 33, 2, 9, 60, 61], [7], [90, 3, 3]]
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("axes", [None, {"tensor": 2}, {"stage": 2, "fsdp": 2}], ids=str)
-def test_offloaded_layers_change_nothing(case, axes, tmp_path):
+def test_offloaded_layers_change_nothing(case, axes, tmp_path, quick_generation):
     native = convert(tiny.write(tmp_path / "source", CASES[case]), tmp_path / "native")
     mesh = axes and jaxllm.make_mesh(**{"tensor": 1, **axes})
     model = restore(native, mesh, offload=True)

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 
-import jax
 import numpy as np
 import pytest
 
@@ -13,7 +12,7 @@ from jaxllm import pipeline
 from jaxllm.checkpoint import restore, stored
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.sharding import mesh_of
-from tests import tiny
+from tests import quick, tiny
 
 SIZES = {"vocab_size": 1024, "hidden_size": 128, "num_attention_heads": 8, "num_hidden_layers": 3}
 GPT2 = {"vocab_size": 1024, "n_embd": 128, "n_layer": 4, "n_head": 8, "n_positions": 32}
@@ -38,15 +37,7 @@ MESHES = [
     {"data": 2, "stage": 2, "expert": 2},
 ]
 PROMPTS = [[5, 17, 33, 2, 9, 60, 61], [7], [90, 3, 3], [4, 4, 88, 100, 23]]
-forward = jax.jit(lambda model, tokens: model(tokens))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Twice as fast, with the partitioning that it is about as it always is."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+forward = quick.jit(lambda model, tokens: model(tokens))
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -60,7 +51,7 @@ def subject(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("axes", MESHES, ids=lambda axes: ",".join(f"{axis}={n}" for axis, n in axes.items()))
-def test_mesh_changes_nothing(subject, axes, monkeypatch):
+def test_mesh_changes_nothing(subject, axes, monkeypatch, quick_generation):
     monkeypatch.setattr(pipeline, "MICROBATCH_TOKENS", 8)
     native, tokens, logits, greedy = subject
     mesh = jaxllm.make_mesh(**{"tensor": 1, **axes})
