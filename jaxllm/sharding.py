@@ -33,7 +33,8 @@ def make_mesh(
     """A mesh of the given extents over the first devices; -1 stands for all devices that are left.
 
     Raises:
-        InputError: more devices asked for than there are, extents that do not divide them, or a pipeline.
+        InputError: more devices asked for than there are, extents that do not divide them, a process of several left
+            without a device of the mesh, or a pipeline.
     """
     devices = jax.devices() if devices is None else list(devices)
     extents: dict[str, int] = dict(zip(MESH_AXES, (data, fsdp, stage, tensor), strict=True))
@@ -51,6 +52,9 @@ def make_mesh(
     count = math.prod(extents.values())
     if count > len(devices):
         raise InputError(f"mesh: {extents} needs {count} devices, but there are {len(devices)} ({devices[0].platform})")
+    hosts, reached = ({device.process_index for device in some} for some in (devices, devices[:count]))
+    if reached != hosts:
+        raise InputError(f"mesh: {extents} leaves processes of this job without a part: it must reach all {len(hosts)}")
     shape = tuple(extents.values())
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape), devices=devices[:count])
 
@@ -85,6 +89,11 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return x
     return jax.lax.with_sharding_constraint(x, partition("activation", axes, x.shape, mesh))
+
+
+def replicate(tree: Any) -> Any:
+    """Arrays that every device is to hold whole, and so every process can read; as `constrain`, else nothing."""
+    return jax.tree.map(lambda x: constrain(x, *("host",) * x.ndim), tree)
 
 
 def add_up(f: Callable[..., jax.Array], modules: Any, x: jax.Array, *more: jax.Array | None) -> jax.Array:
