@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from conversion.convert import translate, write
 from conversion.source import locate, open_source
 from jaxllm import checkpoint
+from jaxllm.distributed import agree, in_turn
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
 from jaxllm.storage import cache_dir
@@ -34,7 +35,8 @@ def load(
     """
     if quantize is not None:
         raise InputError(f"quantize={quantize!r}: quantized weights are not supported yet")
-    native = native_checkpoint(path_or_repo, revision)
+    native = in_turn(lambda: native_checkpoint(path_or_repo, revision))
+    agree(str(path_or_repo), {"content": _identity(native), "mesh": mesh and dict(mesh.shape), "dtype": str(dtype)})
     model = checkpoint.restore(native, mesh, dtype)
     return model, load_tokenizer(native) if has_tokenizer(native) else None
 
@@ -54,6 +56,12 @@ def native_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> 
             if not checkpoint.is_checkpoint(target):  # else another process was quicker
                 raise
     return target
+
+
+def _identity(native: Path) -> str:
+    """The same for the same model, whatever its directory and its date."""
+    checksums = sorted(checkpoint.read_manifest(native)["checksums"].items())
+    return hashlib.sha256(f"{checkpoint.read_config(native)} {checksums}".encode()).hexdigest()[:16]
 
 
 def _files(source: Path) -> list[Path]:
