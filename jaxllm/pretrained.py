@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from conversion.convert import translate, write
 from conversion.source import locate, open_source
 from jaxllm import checkpoint
+from jaxllm.distributed import agree, broadcast, in_turn
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
 from jaxllm.planning import Work, advise, chip_of
@@ -52,9 +53,12 @@ def load(
         raise InputError("mesh and placement are both given: give one of them")
     if placement is not None and offload:
         raise InputError("placement and offload are both given: it is on devices' own memory that meshes are chosen")
-    native = native_checkpoint(path_or_repo, revision)
+    native = in_turn(lambda: native_checkpoint(path_or_repo, revision))
+    asked = {"mesh": mesh and dict(mesh.shape), "dtype": str(dtype), "placement": placement, "offload": offload}
+    agree(str(path_or_repo), {"content": _identity(native), **asked})
     if placement == "auto":
-        mesh = _advised_mesh(native, dtype)
+        extents: dict[str, Any] = broadcast(lambda: _advised_extents(native, dtype))
+        mesh = make_mesh(**extents)
     model = checkpoint.restore(native, mesh, dtype, offload)
     if mesh is not None and (whole := unsharded(model.config, str(model.dtype), mesh)):
         warnings.warn(whole_on_each(whole, mesh), stacklevel=2)
@@ -78,20 +82,23 @@ def native_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> 
     return target
 
 
-def _advised_mesh(native: Path, dtype: Any) -> Mesh:
+def _advised_extents(native: Path, dtype: Any) -> dict[str, int]:
     """The mesh of all devices that suits a checkpoint best; says why on stderr."""
     part = checkpoint.read_config(native)
     stored = str(checkpoint.float_dtype(dtype or checkpoint.read_manifest(native)["dtype"]))
-    devices: list[Any] = jax.devices()
-    chip = chip_of(devices[0])
+    chip = chip_of(jax.local_devices()[0])
     work = Work(part, stored, 1, min(CONTEXT, part.context), chip.memory, chip.bandwidth)
-    advice = advise(work, len(devices))
+    advice = advise(work, len(jax.devices()))
     if not advice.fits:
         raise InputError(f"{native.name}: {advice.reason}")
-    if jax.process_index() == 0:
-        print(f"jaxllm: placed on {advice.mesh}: {advice.reason}", file=sys.stderr)
-    extents: dict[str, Any] = dict(advice.mesh.shape)
-    return make_mesh(**extents)
+    print(f"jaxllm: placed on {advice.mesh}: {advice.reason}", file=sys.stderr)
+    return advice.mesh.shape
+
+
+def _identity(native: Path) -> str:
+    """The same for the same model, whatever its directory and its date."""
+    checksums = sorted(checkpoint.read_manifest(native)["checksums"].items())
+    return hashlib.sha256(f"{checkpoint.read_config(native)} {checksums}".encode()).hexdigest()[:16]
 
 
 def _files(source: Path) -> list[Path]:

@@ -49,13 +49,19 @@ def make_mesh(
     else what `tensor` splits.
 
     Raises:
-        InputError: more devices asked for than there are, or extents that do not divide them.
+        InputError: more devices asked for than there are, extents that do not divide them, or a process of several left
+            without a device of the mesh.
     """
     devices = jax.devices() if devices is None else list(devices)
     asked = {"data": data, "fsdp": fsdp, "stage": stage, "expert": expert, "tensor": tensor}
     extents = mesh_extents(asked, len(devices), devices[0].platform)
     shape = tuple(extents.values())
     count = math.prod(shape)
+    hosts, reached = ({device.process_index for device in some} for some in (devices, devices[:count]))
+    if reached != hosts:
+        raise InputError(
+            f"mesh: {count} devices leaves processes of this job without a part: it must reach all {len(hosts)}"
+        )
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape), devices=devices[:count])
 
 
@@ -141,6 +147,11 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     if mesh is None:
         return x
     return jax.lax.with_sharding_constraint(x, partition("activation", axes, x.shape, mesh))
+
+
+def replicate(tree: Any) -> Any:
+    """Arrays that every device is to hold whole, and so every process can read; as `constrain`, else nothing."""
+    return jax.tree.map(lambda x: constrain(x, *("host",) * x.ndim), tree)
 
 
 def extent(axis: str, size: int, mesh: Any) -> int:

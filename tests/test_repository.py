@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = """
     errors version
     checks
-    config progress sampling sharding storage text workspace
-    arrays cache quantization
+    config progress sampling sharding storage text watch workspace
+    arrays cache distributed quantization
     kernels
     nn
     stages streaming

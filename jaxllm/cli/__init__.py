@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from jaxllm import __version__
 from jaxllm.cli import chat, convert, doctor, export, generate, plan, verify
+from jaxllm.cli.common import job
 from jaxllm.errors import InputError
 
 VERBS = {
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        return VERBS[arguments.verb].run(arguments) or 0
+        with job(arguments):
+            return VERBS[arguments.verb].run(arguments) or 0
     except BrokenPipeError:  # the reader of our output has gone, as in `jaxllm generate ... | head`
         sys.stderr.close()
         return 0

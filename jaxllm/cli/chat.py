@@ -11,7 +11,13 @@ An empty line or end of input ends the conversation.
 import argparse
 import sys
 
-from jaxllm.cli.common import add_model_arguments, add_sampling_arguments, load_model, sampling_options
+from jaxllm.cli.common import (
+    add_job_arguments,
+    add_model_arguments,
+    add_sampling_arguments,
+    load_model,
+    sampling_options,
+)
 from jaxllm.errors import InputError
 from jaxllm.storage import DEMO
 
@@ -22,6 +28,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--system", help="the system message")
     add_model_arguments(verb)
     add_sampling_arguments(verb)
+    add_job_arguments(verb)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -29,11 +36,12 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.model = arguments.model or arguments.words
     model, tokenizer = load_model(arguments)
     from jaxllm import stream_generate
+    from jaxllm.distributed import broadcast
 
     if tokenizer.chat_template is None:
         raise InputError(f"{arguments.model or DEMO}: has no chat template; use jaxllm generate")
     messages = [{"role": "system", "content": arguments.system}] if arguments.system else []
-    while turn := _read_turn():
+    while turn := broadcast(_read_turn):
         messages.append({"role": "user", "content": turn})
         prompt = tokenizer.encode(tokenizer.apply_chat_template(messages), add_special_tokens=False)
         answer = ""

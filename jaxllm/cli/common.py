@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.errors import InputError
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from jaxllm.models.decoder import Decoder
     from jaxllm.text import Tokenizer
 
+JOB = {"coordinator": None, "num_processes": None, "process_id": None, "local_devices": None, "join_timeout": 120.0}
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 
@@ -19,9 +21,50 @@ def add_model_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", help="a checkpoint directory or a hub repository (default: the bundled demo model)")
     verb.add_argument("--revision", help="branch, tag or commit of a hub repository")
     verb.add_argument("--dtype", help="float32, bfloat16, float16 or float64 (default: the checkpoint's)")
-    verb.add_argument("--mesh", metavar="AXIS=N[,...]", help="devices per axis, as in tensor=8, or auto (one device)")
+    verb.add_argument(
+        "--mesh",
+        metavar="AXIS=N[,...]",
+        help="devices per axis, as in tensor=8, or auto (default: one device; of several processes all, as tensor)",
+    )
     verb.add_argument("--offload", action="store_true", help="keep layers in host memory: slow, but of any size")
     verb.add_argument("--device", help="the platform: cpu, cuda, rocm or tpu (default: the best there is)")
+
+
+def add_job_arguments(verb: argparse.ArgumentParser) -> None:
+    """How several processes, on one host or many, become one job."""
+    group = verb.add_argument_group("several processes, each started with the same arguments")
+    group.add_argument(
+        "--distributed", action="store_true", help="be one of them; SLURM, Open MPI, Kubernetes and TPUs are detected"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: where process 0 is to listen")
+    group.add_argument("--num-processes", type=int, metavar="N", help="... how many there are")
+    group.add_argument("--process-id", type=int, metavar="I", help="... which of them this is, from 0")
+    group.add_argument("--local-devices", metavar="I,...", help="this process's accelerators, by number")
+    group.add_argument("--join-timeout", type=float, metavar="SECONDS", help="how long to wait for the others (120)")
+    group.set_defaults(**JOB)
+
+
+def job(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    """The job that the arguments make this process a part of, if any; what all must have been given alike is checked.
+
+    Raises:
+        InputError: arguments of a job without `--distributed`, or devices that are no numbers.
+    """
+    if not getattr(arguments, "distributed", False):
+        for name, default in JOB.items():
+            if getattr(arguments, name, default) != default:
+                raise InputError(f"--{name.replace('_', '-')} needs --distributed")
+        return nullcontext()
+    from jaxllm import distributed
+
+    given = {name: getattr(arguments, name) for name in JOB}
+    local, timeout = given.pop("local_devices"), given.pop("join_timeout")
+    try:
+        devices = None if local is None else [int(number) for number in local.split(",")]
+    except ValueError:
+        raise InputError(f"--local-devices {local!r}: write numbers, as in 0,1,2,3") from None
+    alike = {name: value for name, value in vars(arguments).items() if name not in JOB}
+    return distributed.job(**given, local_devices=devices, timeout=timeout, settings=alike, debug=arguments.debug)
 
 
 def add_sampling_arguments(verb: argparse.ArgumentParser) -> None:
@@ -55,9 +98,10 @@ def load_model(arguments: argparse.Namespace) -> "tuple[Decoder, Tokenizer]":
         )
     keep_compiled_programs()
     devices, auto = select_device(arguments.device), arguments.mesh == "auto"
+    text = arguments.mesh or ("tensor=-1" if getattr(arguments, "distributed", False) else None)
     model, tokenizer = load(
         arguments.model or DEMO,
-        None if auto else parse_mesh(arguments.mesh, devices),
+        None if auto else parse_mesh(text, devices),
         arguments.dtype,
         revision=arguments.revision,
         placement="auto" if auto else None,
@@ -69,10 +113,14 @@ def load_model(arguments: argparse.Namespace) -> "tuple[Decoder, Tokenizer]":
 
 
 def keep_compiled_programs() -> None:
-    """Turns on JAX's persistent compilation cache, unless the user has set it."""
+    """Turns on JAX's persistent compilation cache, unless the user has set it, or this is a process of several.
+
+    Programs are written by process 0 alone, so that it would skip what others without its disk compile, and on GPUs
+    they tune that together.
+    """
     import jax
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None and not jax.distributed.is_initialized():
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

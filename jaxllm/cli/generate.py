@@ -5,6 +5,12 @@ examples:
   jaxllm generate path/to/model "Once upon a time" -n 100
   jaxllm generate owner/repo "Dear diary," -t 0.8 --top-p 0.95 --seed 1
   jaxllm generate path/to/model - --mesh tensor=8 < prompt.txt
+  srun jaxllm generate path/to/model "Dear diary," --distributed --mesh data=2,tensor=8
+
+Several processes run as one with --distributed: each is given the same arguments, process 0 reads standard input and
+prints, and when one fails all end. Where no cluster is detected, each is told who it is:
+  jaxllm generate path/to/model "Dear diary," --distributed --coordinator host0:9876 --num-processes 2 --process-id 0
+  jaxllm generate path/to/model "Dear diary," --distributed --coordinator host0:9876 --num-processes 2 --process-id 1
 """
 
 import argparse
@@ -12,7 +18,13 @@ import json
 import os
 import sys
 
-from jaxllm.cli.common import add_model_arguments, add_sampling_arguments, load_model, sampling_options
+from jaxllm.cli.common import (
+    add_job_arguments,
+    add_model_arguments,
+    add_sampling_arguments,
+    load_model,
+    sampling_options,
+)
 from jaxllm.errors import InputError
 
 
@@ -22,6 +34,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--prompt", help="the prompt, if not the last argument")
     add_model_arguments(verb)
     add_sampling_arguments(verb)
+    add_job_arguments(verb)
     verb.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
 
 
@@ -65,4 +78,8 @@ def take_model_and_prompt(arguments: argparse.Namespace) -> str:
         arguments.model = words.pop(0)
     if words:
         raise InputError(f"too many arguments: {words[0]!r}; quote the prompt")
-    return sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    if arguments.prompt != "-":
+        return arguments.prompt
+    from jaxllm.distributed import broadcast
+
+    return broadcast(sys.stdin.read)

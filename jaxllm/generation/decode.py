@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxllm.cache import Cache
 from jaxllm.models.decoder import Decoder
 from jaxllm.sampling import Sampler
+from jaxllm.sharding import replicate
 
 CHUNK = 16  # the most tokens that one call decodes
 
@@ -22,7 +23,10 @@ class Limits(NamedTuple):
 
 
 class Emitted(NamedTuple):
-    """Sampled tokens [B n], their log-probabilities under the model, which of them count, and which ended a row."""
+    """Sampled tokens [B n], their log-probabilities under the model, which of them count, and which ended a row.
+
+    What a step returns is whole on every device, for every process to read.
+    """
 
     token: jax.Array
     logprob: jax.Array
@@ -66,7 +70,8 @@ def prefill(
         seen = jnp.zeros((batch, model.config.vocab_size), bool).at[rows, tokens].max(real)
     state = State(cache, tokens[:, 0], jnp.zeros(batch, bool), seen, keys, jnp.int32(0))
     last = jnp.take_along_axis(states, (lengths - 1)[:, None, None], axis=1)
-    return _sample(model, state, last, sampler, limits)
+    state, emitted = _sample(model, state, last, sampler, limits)
+    return state, replicate(emitted)
 
 
 @partial(jax.jit, donate_argnames="state")
@@ -89,7 +94,7 @@ def decode(model: Decoder, state: State, sampler: Sampler, limits: Limits, steps
         return step + 1, state, jax.tree.map(write, emitted, new)
 
     _, state, emitted = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), state, nothing))
-    return state, emitted
+    return state, replicate(emitted)
 
 
 @partial(jax.jit, static_argnames="capacity")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.checks import whole_number
+from jaxllm.distributed import broadcast
 from jaxllm.errors import InputError
 from jaxllm.generation.decode import CHUNK, Emitted, Limits, State, decode, grow, prefill
 from jaxllm.models.decoder import Decoder
@@ -156,8 +158,9 @@ def _settings(model: Decoder, lengths: np.ndarray, options: Options) -> tuple[Sa
     sampling: dict[str, Any] = dict(options)
     count = whole_number("max_new_tokens", sampling.pop("max_new_tokens", 256), least=1)
     eos, seed = eos_token_ids(model, sampling.pop("eos_token_id", None)), sampling.pop("seed", None)
-    seed = secrets.randbits(32) if seed is None else whole_number("seed", seed, least=0, most=2**32 - 1)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(np.uint32(seed)), jnp.arange(len(lengths)))
+    seed = broadcast(partial(secrets.randbits, 32)) if seed is None else seed
+    key = jax.random.key(np.uint32(whole_number("seed", seed, least=0, most=2**32 - 1)))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
     room = np.minimum(count, model.config.context - lengths)
     limits = Limits(jnp.asarray([*eos, -1], jnp.int32), jnp.asarray(room, jnp.int32))
     return Sampler.of(**sampling), limits, keys

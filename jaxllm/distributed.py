@@ -1,0 +1,152 @@
+"""Several processes as one program: each runs the same on its own devices, and process 0 speaks for all.
+
+`jax.distributed` is the engine: it brings processes together, and keeps a small store of keys and values. Added here
+are what they must agree on, one voice, and one end (`jaxllm.watch`).
+"""
+
+import itertools
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO, TypeVar
+
+import jax
+from jax._src.distributed import global_state  # no public name leads to the store
+
+from jaxllm.checks import real_number, whole_number
+from jaxllm.errors import InputError
+from jaxllm.watch import Watch, host_of, listening, own_streams
+
+T = TypeVar("T")
+
+_FOREVER_MS = 10**9
+_QUIET = 5  # seconds of waiting without a word
+_numbers = itertools.count()  # of the keys used: the same in every process
+
+
+@contextmanager
+def job(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    local_devices: Sequence[int] | None = None,
+    timeout: float = 120,
+    settings: Mapping[str, Any] | None = None,
+    debug: bool = False,
+) -> Iterator[None]:
+    """Makes this process one of a job: before anything else is done with JAX, and for the rest of the program.
+
+    Without `coordinator` (HOST:PORT, where process 0 listens), `num_processes` and `process_id`, JAX finds them where
+    SLURM, Open MPI, Kubernetes or a TPU slice has started the processes; `local_devices` are the numbers of this
+    one's accelerators. Process 0 prints for all, output of the others goes nowhere. When one fails all end; when one
+    is gone, each of the others says so and exits with 1. `debug` leaves all output as it comes, JAX's log included.
+
+    Raises:
+        InputError: arguments that name no job, or `settings` (JSON values) that are not those of process 0.
+    """
+    _check(coordinator, num_processes, process_id)
+    timeout = real_number("timeout", timeout, least=1)
+    stderr = sys.stderr if debug else own_streams()
+    _join(coordinator, timeout, stderr, num_processes, process_id, local_devices)
+    process, leader = global_state.process_id, host_of(global_state.coordinator_address or "")
+    watch = Watch(_store(), process, global_state.num_processes, leader, stderr)
+    if process and not debug:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        agree("settings", {"jax": jax.__version__, "x64": jax.config.values["jax_enable_x64"], **(settings or {})})
+        yield
+    except BaseException as error:
+        watch.fail(error)
+        raise
+    watch.send(done=True)
+    jax.distributed.shutdown()
+
+
+def broadcast(make: Callable[[], T]) -> T:
+    """What `make` gives on process 0, where alone it is called: anything that JSON can tell."""
+    if not jax.distributed.is_initialized():
+        return make()
+    store, key = _store(), f"jaxllm/broadcast/{next(_numbers)}"
+    if global_state.process_id:
+        return json.loads(store.blocking_key_value_get(key, _FOREVER_MS))
+    value = make()
+    store.key_value_set(key, json.dumps(value))
+    return value
+
+
+def agree(what: str, facts: Mapping[str, Any]) -> None:
+    """Raises InputError on a process whose facts, JSON values by name, are not those of process 0."""
+    here = json.loads(json.dumps(facts, default=str))
+    there = broadcast(lambda: here)
+    for name in here | there:
+        if here.get(name) != there.get(name):
+            raise InputError(f"{what}: {name} is {here.get(name)!r}, but {there.get(name)!r} on process 0")
+
+
+def in_turn(work: Callable[[], T]) -> T:
+    """Does what leaves files behind: process 0 first, then the first process of every other host, then the rest."""
+    if not jax.distributed.is_initialized():
+        return work()
+    store, key, me = _store(), f"jaxllm/turn/{next(_numbers)}", global_state.process_id
+    store.key_value_set(f"{key}/{me}", socket.gethostname())
+    hosts = [store.blocking_key_value_get(f"{key}/{i}", _FOREVER_MS) for i in range(global_state.num_processes)]
+    earlier = (me > 0) + (hosts.index(hosts[me]) < me)
+    for turn in range(earlier):
+        store.wait_at_barrier(f"{key}/{turn}", _FOREVER_MS)
+    result = work()
+    for turn in range(earlier, 2):
+        store.wait_at_barrier(f"{key}/{turn}", _FOREVER_MS)
+    return result
+
+
+def _store() -> Any:
+    return global_state.client
+
+
+def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < len(given):
+        raise InputError(f"{missing[0]} is missing: coordinator, num_processes and process_id go together")
+    if coordinator is not None:
+        port = coordinator.rpartition(":")[2]
+        if not host_of(coordinator) or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise InputError(f"coordinator {coordinator!r}: write HOST:PORT")
+        count = whole_number("num_processes", num_processes, least=1)
+        if whole_number("process_id", process_id, least=0, most=count - 1) == 0:
+            try:
+                listening(int(port)).close()  # JAX 0.12 does not survive a port in use
+            except OSError as error:
+                why = os.strerror(error.errno or 0)
+                raise InputError(f"coordinator {coordinator}: cannot listen there: {why}") from None
+
+
+def _join(address: str | None, timeout: float, stderr: TextIO, *given: Any) -> None:
+    """`jax.distributed.initialize`, with a word where it takes long, and an end in words: JAX's would be an abort."""
+    joined = threading.Event()
+    where = address or "the coordinator of this cluster"
+
+    def wait() -> None:
+        quiet = min(_QUIET, timeout)
+        if joined.wait(quiet):
+            return
+        print(f"jaxllm: waiting for all processes to meet at {where}", file=stderr, flush=True)
+        if not joined.wait(timeout - quiet):
+            print(f"jaxllm: not all processes met at {where} within {timeout:g} s", file=stderr, flush=True)
+            os._exit(2)
+
+    threading.Thread(target=wait, daemon=True).start()
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for mere advice
+    try:
+        jax.distributed.initialize(address, *given, initialization_timeout=int(timeout) + 60)
+    except Exception as error:  # whatever JAX's look at a cluster meets
+        told = " ".join(str(error).split())[:300]
+        if address is None and isinstance(error, ValueError):
+            told = "no SLURM, Open MPI, Kubernetes or TPU slice found: give coordinator, num_processes and process_id"
+        raise InputError(told) from None
+    finally:
+        joined.set()
