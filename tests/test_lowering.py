@@ -1,9 +1,10 @@
-"""Every architecture's prefill and decode step lower for accelerators, on a machine without one."""
+"""Every architecture's prefill and decode step lower for accelerators, on a machine without one, on one and on many."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+import jaxllm
 from conversion.architectures import architecture, names
 from conversion.keys import Keys
 from jaxllm.models.decoder import abstract
@@ -15,12 +16,16 @@ def step(model, tokens, lengths, cache):
     return model.logits(states), cache
 
 
+@pytest.mark.parametrize("axes", [{"tensor": 1}, {"fsdp": 2, "stage": 2, "tensor": 2}], ids=str)
 @pytest.mark.parametrize("model_type", names())
-def test_lowers(model_type):
+def test_lowers(model_type, axes):
     keys = Keys(next(config for config in tiny.CASES.values() if config["model_type"] == model_type))
-    model = abstract(architecture(keys.take("model_type")).from_hf(keys), jnp.bfloat16)
-    cache = jax.eval_shape(lambda: model.new_cache(2, 64))
-    for length in (1, 16):
-        shapes = jax.ShapeDtypeStruct((2, length), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.int32)
-        lowered = jax.jit(step).trace(model, *shapes, cache).lower(lowering_platforms=("cuda", "tpu"))
-        assert f"tensor<2x{length}x" in lowered.as_text()
+    part, mesh = architecture(keys.take("model_type")).from_hf(keys), jaxllm.make_mesh(**axes)
+    model = abstract(part, jnp.bfloat16, mesh)
+    with jax.set_mesh(mesh):
+        cache = jax.eval_shape(lambda: model.new_cache(2, 64))
+        for length in (1, 16):
+            shapes = jax.ShapeDtypeStruct((2, length), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.int32)
+            text = jax.jit(step).trace(model, *shapes, cache).lower(lowering_platforms=("cuda", "tpu")).as_text()
+            assert f"tensor<2x{length}x" in text
+            assert f"mhlo.num_partitions = {mesh.size} " in text
