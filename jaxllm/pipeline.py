@@ -42,9 +42,10 @@ class Pipeline(nnx.Module):
     def __call__(self, x: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
         """x [B T D] -> [B T D] behind the last layer, and the cache entries of all stages."""
         staged, whole = PartitionSpec("stage"), PartitionSpec()
-        return self._on_stages(self._work, (staged, whole, whole, staged), (whole, staged))(
-            self.slots, x, span, entries
-        )
+        program = self._on_stages(partial(self._work, x.dtype), (staged, whole, whole, staged), (whole, staged))
+        # What stages sum, there and in gradients, is wide: of narrow sums XLA's CPU compiler ends the process.
+        out, entries = program(self.slots, x.astype(jnp.promote_types(x.dtype, jnp.float32)), span, entries)
+        return out.astype(x.dtype), entries
 
     def new_entries(self, batch: int, capacity: int, dtype: jnp.dtype) -> Entries:
         """Empty cache entries [stages * B ...]: the rows of one stage behind those of the one before."""
@@ -65,14 +66,16 @@ class Pipeline(nnx.Module):
         )
         return jax.jit(program)
 
-    def _work(self, stacks: Any, x: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
+    def _work(
+        self, dtype: jnp.dtype, stacks: Any, x: jax.Array, span: Span, entries: Entries
+    ) -> tuple[jax.Array, Entries]:
         """What the devices of one stage do: at each tick a microbatch, which then goes to the next stage.
 
         A stage works at every tick, so that caches are written in place, where a branch would copy them. Before its
         turn it writes what its first microbatch will write over; after it, it repeats its last one on the same input.
         """
         stage, last = jax.lax.axis_index("stage"), self.stages - 1
-        rows = _Rows(microbatches(x.shape, self.stages, self.mesh))
+        wide, x, rows = x.dtype, x.astype(dtype), _Rows(microbatches(x.shape, self.stages, self.mesh))
 
         def tick(at: jax.Array, carry: tuple[jax.Array, jax.Array, Entries]) -> tuple[jax.Array, jax.Array, Entries]:
             inflow, out, entries = carry
@@ -86,7 +89,7 @@ class Pipeline(nnx.Module):
 
         nothing = jnp.zeros_like(rows.take(x, 0))
         _, out, entries = jax.lax.fori_loop(0, rows.count + last, tick, (nothing, jnp.zeros_like(x), entries))
-        return jax.lax.psum(jnp.where(stage == last, out, 0), "stage"), entries
+        return jax.lax.psum(jnp.where(stage == last, out, 0).astype(wide), "stage"), entries
 
     def _apply(
         self, stage: jax.Array, span: Span, slot: int, stack: Any, x: jax.Array, entry: Any

@@ -54,17 +54,19 @@ def test_microbatches(rows, tokens, axes, count):
     assert microbatches((rows, tokens, 64), axes["stage"], jaxllm.make_mesh(**{"tensor": 1, **axes})) == count
 
 
-def test_gradients_flow_through_stages(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.2)])
+def test_gradients_flow_through_stages(dtype, tolerance, tmp_path, monkeypatch):
     """An odd number of layers, more microbatches than one, and the gradient of each layer where it belongs."""
     monkeypatch.setattr(pipeline, "MICROBATCH_TOKENS", 4)
     config = tiny.CASES["llama"] | {"num_hidden_layers": 3}
     native = convert(tiny.write(tmp_path / "source", config), tmp_path / "native")
     tokens = np.random.default_rng(0).integers(0, 100, (4, 6), np.int32)
     gradient = jax.jit(jax.grad(lambda model: (model(tokens) ** 2).mean()))
-    whole = {name: p[...] for name, p in named_parameters(gradient(restore(native)))}
-    model = restore(native, jaxllm.make_mesh(stage=2, tensor=1))
+    whole = {name: np.float32(p[...]) for name, p in named_parameters(gradient(restore(native, dtype=dtype)))}
+    model = restore(native, jaxllm.make_mesh(stage=2, tensor=1), dtype)
     for name, parameter in named_parameters(gradient(model)):
         parts = model.stage_names(name)
         for part, found in [(name, parameter[...])] if parts is None else zip(parts, parameter[...], strict=True):
             expected = 0 if part is None else whole[part]
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max() + 1e-12)
+            atol = tolerance * np.abs(expected).max() + 1e-12
+            np.testing.assert_allclose(np.float32(found), expected, rtol=0, atol=atol)
