@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shlex
+import subprocess
 import shutil
 import sys
 from collections import Counter
@@ -60,7 +61,9 @@ def run(command: str, monkeypatch) -> None:
         said, command = command.split(" | ", 1)
         monkeypatch.setattr(sys, "stdin", io.StringIO(shlex.split(said)[1] + "\n"))
     words = [word for word in shlex.split(command) if not word.startswith("JAX_NUM_CPU_DEVICES=")]
-    if words[0] == "jaxllm":  # the installs are .ci/run's
+    if "--distributed" in words:  # before anything else is done with JAX
+        assert subprocess.run([sys.executable, "-m", *words]).returncode == 0, command
+    elif words[0] == "jaxllm":  # the installs are .ci/run's
         assert main(words[1:]) == 0, command
 
 
