@@ -5,8 +5,8 @@ import os
 import re
 import runpy
 import shlex
-import subprocess
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -62,7 +62,7 @@ def run(command: str, monkeypatch) -> None:
         monkeypatch.setattr(sys, "stdin", io.StringIO(shlex.split(said)[1] + "\n"))
     words = [word for word in shlex.split(command) if not word.startswith("JAX_NUM_CPU_DEVICES=")]
     if "--distributed" in words:  # before anything else is done with JAX
-        assert subprocess.run([sys.executable, "-m", *words]).returncode == 0, command
+        assert subprocess.run([sys.executable, "-m", *words], cwd=ROOT).returncode == 0, command
     elif words[0] == "jaxllm":  # the installs are .ci/run's
         assert main(words[1:]) == 0, command
 
