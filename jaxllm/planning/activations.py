@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxllm import config
 from jaxllm.kernels.attention import BLOCK
+from jaxllm.pipeline import microbatches
 from jaxllm.planning.memory import STORED, local_shape, weight_bytes, weights
 from jaxllm.planning.mesh import Extents
 
@@ -17,36 +18,49 @@ WIDE = 4  # bytes of what matrix products are added up in
 Share = Callable[..., int]  # how many elements of an array [B T ...] with the given further axes one device has
 
 
-def activation_bytes(part: config.Decoder, stored: str, mesh: Any, batch: int, time: int) -> float:
-    """One device's bytes while it reads prompts [B T] at once, computing in a dtype of w bytes; an estimate.
+def activation_bytes(
+    part: config.Decoder, stored: str, mesh: Any, batch: int, time: int, capacity: int, offload: bool = False
+) -> float:
+    """One device's bytes while it reads prompts [B T] at once into a cache of S positions; an estimate.
 
-    The larger one of 12 B V, the logits of the last position and their softmax in float32, and of the sum of the
-    residual stream, w B T D, of two layers of weights where `fsdp` splits them, and of the widest of
+    Computing in a dtype of w bytes, it is the larger one of 12 B V, the logits of the last position and their softmax
+    in float32, and of the sum of the residual stream, w B T D, of two layers of weights where `fsdp` splits them or
+    the host has them, and of the widest of
 
     - attention: queries and what is mixed for them, 2 w B T N H, and scores, of 512 queries at a time
-      (`jaxllm.kernels.attention`), as products in float32 and as weights, (4 + w) B N min(T, 512) T. Keys and values
+      (`jaxllm.kernels.attention`), as products in float32 and as weights, (4 + w) B N min(T, 512) S. Keys and values
       are the cache; in latent attention, which expands them, 2 w B T N (H + V) is the first;
     - a feed-forward network: what it reads, w B T D, with gate and up in float32, 8 B T F;
     - a mixture: that for the k experts of every token, with the rows that come back from them, 4 B T k D.
 
+    A pipeline computes with a microbatch for B, and holds besides what goes into it and what comes out, 2 w B T D, and
+    a microbatch that comes and one that goes. So that not every turn of its loop has to, TPUs' compiler lays the output
+    projections of attention out anew before it, those of all layers of a device: they are counted again.
+
     Every axis counts as one device's share of it. On a CPU rows of experts are padded to blocks, which is not counted.
     """
-    width, rows = jnp.dtype(STORED[stored]).itemsize, {"batch": batch, "time": time}
+    width, stages = jnp.dtype(STORED[stored]).itemsize, mesh.shape.get("stage", 1)
+    count = microbatches((batch, time, part.embed_dim), stages, mesh) if stages > 1 else 1
 
     def share(**axes: int) -> int:
-        axes = rows | axes
+        axes = {"batch": batch // count, "time": time} | axes
         return math.prod(local_shape("activation", tuple(axes), tuple(axes.values()), mesh))
 
     stream = width * share(features=part.embed_dim)
     blocks = {part.block(layer) for layer in range(part.num_layers)}
-    attention = max(_attention(block.attention, share, time, width) for block in blocks)
+    attention = max(_attention(block.attention, share, time, capacity, width) for block in blocks)
     network = max(_feed_forward(block.feed_forward, share, stream, part.embed_dim) for block in blocks)
-    logits = 3 * WIDE * share(time=1, vocab=part.vocab_size)
-    return max(logits, stream + max(attention, network) + _gathered(part, stored, mesh))
+    logits = 3 * WIDE * count * share(time=1, vocab=part.vocab_size)
+    held = stream + max(attention, network) + _fetched(part, stored, mesh, offload)
+    if stages > 1:
+        held += 2 * count * stream + 2 * stream + _output_projections(part, stored, mesh)
+    return max(logits, held)
 
 
-def _attention(part: config.Attention | config.LatentAttention, share: Share, time: int, width: int) -> float:
-    scores = (WIDE + width) * share(time=min(time, BLOCK), heads=part.heads, keys=time)
+def _attention(
+    part: config.Attention | config.LatentAttention, share: Share, time: int, capacity: int, width: int
+) -> float:
+    scores = (WIDE + width) * share(time=min(time, BLOCK), heads=part.heads, keys=capacity)
     if isinstance(part, config.Attention):
         return scores + 2 * width * share(heads=part.heads, head=part.head_dim)
     head = part.nope_dim + part.rope_dim + part.value_dim
@@ -60,9 +74,9 @@ def _feed_forward(part: config.FeedForward | config.Mixture, share: Share, strea
     return part.router.per_token * (expert + WIDE * share(features=dim))
 
 
-def _gathered(part: config.Decoder, stored: str, mesh: Any) -> float:
+def _fetched(part: config.Decoder, stored: str, mesh: Any, offload: bool) -> float:
     """Two layers of the largest kind, whole but for what other axes than `fsdp` split."""
-    if mesh.shape.get("fsdp", 1) == 1:
+    if mesh.shape.get("fsdp", 1) == 1 and not offload:
         return 0
     layers: Counter[str] = Counter()
     without = Extents({**mesh.shape, "fsdp": 1})
@@ -70,3 +84,10 @@ def _gathered(part: config.Decoder, stored: str, mesh: Any) -> float:
         if weight.layer is not None:
             layers[weight.layer] += weight_bytes(weight, stored, without)  # pyright: ignore[reportArgumentType]
     return 2 * max(layers.values())
+
+
+def _output_projections(part: config.Decoder, stored: str, mesh: Any) -> float:
+    """Those of all attention of one device."""
+    kinds = weights(part, stored, mesh.shape.get("stage", 1))
+    named = ((weight, count) for weight, count in kinds if weight.name.endswith(".attention.output.weight"))
+    return sum(weight_bytes(weight, stored, mesh) * count for weight, count in named)

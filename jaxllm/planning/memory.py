@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from jaxllm import config
 from jaxllm.models.decoder import abstract
@@ -134,6 +135,13 @@ def cache_bytes(part: config.Decoder, stored: str, mesh: Any, batch: int, capaci
     leaves = _cache_leaves(part, stored, batch, capacity, mesh.shape.get("stage", 1))
     shares = ((local_shape("cache", _CACHE_AXES[len(shape)], shape, mesh), width * n) for (shape, width), n in leaves)
     return sum(math.prod(share) * width for share, width in shares)
+
+
+def cache_partition(shape: tuple[int, ...], mesh: Any) -> PartitionSpec:
+    """How an array of a cache lies on a mesh: on that of a pipeline, the rows [stages * B ...] of all stages."""
+    stages, (rows, *inner) = mesh.shape.get("stage", 1), shape
+    spec = partition("cache", _CACHE_AXES[len(shape)], (rows // stages, *inner), mesh)
+    return spec if stages == 1 else PartitionSpec(("stage", *_mesh_axes(spec[0])), *spec[1:])
 
 
 @cache

@@ -51,5 +51,5 @@ class Work:
         return Memory(
             model_bytes(part, stored, mesh),
             cache_bytes(part, stored, mesh, self.batch, self.capacity),
-            activation_bytes(part, stored, mesh, self.batch, self.capacity),
+            activation_bytes(part, stored, mesh, self.batch, self.capacity, self.capacity),
         )
