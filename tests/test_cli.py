@@ -90,6 +90,7 @@ def test_chat_remembers(capsys, monkeypatch):
         (["plan", "gpt2", "--mesh", "tensor=8"], "layers.0.attention.key.bias: 12 kv_heads cannot be split"),
         (["plan", "gpt2", "--dtype", "int3"], "dtype 'int3': must be float64"),
         (["plan", "gpt2", "--batch", "0"], "batch=0"),
+        (["plan", "gpt2", "--devices", "0"], "devices=0"),
         (["convert", "~no-such-user/x", "y"], "~no-such-user/x"),
     ],
 )

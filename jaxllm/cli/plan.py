@@ -80,9 +80,11 @@ def _mesh(arguments: argparse.Namespace) -> "tuple[int, Extents | None]":
     from jaxllm.sharding import mesh_extents
 
     if arguments.mesh in (None, "auto"):
-        return arguments.devices or 1, None
+        return 1 if arguments.devices is None else arguments.devices, None
     extents = parse_extents(arguments.mesh)
-    devices = arguments.devices or math.prod(max(extent, 1) for extent in extents.values())
+    devices = arguments.devices
+    if devices is None:
+        devices = math.prod(max(extent, 1) for extent in extents.values())
     return devices, Extents(mesh_extents(extents, devices))
 
 
