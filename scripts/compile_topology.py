@@ -31,8 +31,9 @@ from jaxllm.planning.memory import STORED, cache_bytes, in_bytes, model_bytes, w
 from jaxllm.planning.mesh import Extents
 from jaxllm.planning.programs import programs
 
-# libtpu is to ask no one which TPU this machine is, and to mind no other process that has it.
-_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# libtpu is to mind no other process that has it, and to neither ask nor complain that this machine is no TPU.
+_NO_TPU = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
+_NO_TPU |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
 _COLLECTIVE = re.compile(r"= \(?(\w+\[[\d,]*\]).*? (all-\w+|reduce-scatter|collective-permute)(?:-start)?\(")
 
 
@@ -95,7 +96,8 @@ def compiled(lowered: Lowered) -> Compiled:
         raise InputError(f"the devices' memory is too small: {_line(error)}") from None
     seconds, found = time.perf_counter() - began, program.memory_analysis()
     kinds = ("argument_size", "host_argument_size", "temp_size", "output_size", "peak_memory")
-    measured = Bytes(*(getattr(found, f"{kind}_in_bytes") for kind in kinds))
+    arguments, host, temporaries, output, peak = (getattr(found, f"{kind}_in_bytes") for kind in kinds)
+    measured = Bytes(arguments, host, temporaries, output, peak - host)
     return Compiled(measured, seconds, collectives(program.as_text() or ""))
 
 
@@ -192,7 +194,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"  # programs run nowhere
+    jax.config.update("jax_platforms", "cpu")  # programs run nowhere
     try:
         run(parsed())
     except InputError as error:

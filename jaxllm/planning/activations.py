@@ -34,8 +34,8 @@ def activation_bytes(
     - a mixture: that for the k experts of every token, with the rows that come back from them, 4 B T k D.
 
     A pipeline computes with a microbatch for B, and holds besides what goes into it and what comes out, 2 w B T D, and
-    a microbatch that comes and one that goes. So that not every turn of its loop has to, TPUs' compiler lays the output
-    projections of attention out anew before it, those of all layers of a device: they are counted again.
+    a microbatch that comes and one that goes. Before its loop TPUs' compiler lays the output projections of attention
+    out anew, of all layers of a device, where T > 1: they are counted again.
 
     Every axis counts as one device's share of it. On a CPU rows of experts are padded to blocks, which is not counted.
     """
@@ -53,7 +53,7 @@ def activation_bytes(
     logits = 3 * WIDE * count * share(time=1, vocab=part.vocab_size)
     held = stream + max(attention, network) + _fetched(part, stored, mesh, offload)
     if stages > 1:
-        held += 2 * count * stream + 2 * stream + _output_projections(part, stored, mesh)
+        held += 2 * count * stream + 2 * stream + (time > 1) * _output_projections(part, stored, mesh)
     return max(logits, held)
 
 

@@ -20,7 +20,7 @@ from jaxllm.stages import slots
 GROUP = 32  # weights that share a scale in int4, along the contraction
 LARGE_SHARE, LARGE_BYTES = 0.01, 16e6  # of a model; a parameter is large that is more than both
 _SCALE_BYTES = 2
-_CACHE_AXES = {4: ("batch", "time", "kv_heads", "head"), 3: ("batch", "time", "features"), 2: ("batch", "time")}
+CACHE_AXES = {4: ("batch", "time", "kv_heads", "head"), 3: ("batch", "time", "features"), 2: ("batch", "time")}
 
 # What weights may be stored as, and the dtype that is computed in.
 STORED = {
@@ -133,14 +133,14 @@ def cache_bytes(part: config.Decoder, stored: str, mesh: Any, batch: int, capaci
     Key-value heads are split where weights are; rows are where they divide; a latent is whole on every device.
     """
     leaves = _cache_leaves(part, stored, batch, capacity, mesh.shape.get("stage", 1))
-    shares = ((local_shape("cache", _CACHE_AXES[len(shape)], shape, mesh), width * n) for (shape, width), n in leaves)
+    shares = ((local_shape("cache", CACHE_AXES[len(shape)], shape, mesh), width * n) for (shape, width), n in leaves)
     return sum(math.prod(share) * width for share, width in shares)
 
 
 def cache_partition(shape: tuple[int, ...], mesh: Any) -> PartitionSpec:
     """How an array of a cache lies on a mesh: on that of a pipeline, the rows [stages * B ...] of all stages."""
     stages, (rows, *inner) = mesh.shape.get("stage", 1), shape
-    spec = partition("cache", _CACHE_AXES[len(shape)], (rows // stages, *inner), mesh)
+    spec = partition("cache", CACHE_AXES[len(shape)], (rows // stages, *inner), mesh)
     return spec if stages == 1 else PartitionSpec(("stage", *_mesh_axes(spec[0])), *spec[1:])
 
 

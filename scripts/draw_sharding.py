@@ -1,0 +1,155 @@
+"""Draws where each weight of a model lies on a mesh, and the cache: which device has which part of it.
+
+Nothing is loaded, and the devices need not be there: they are numbered in the order of the mesh, `tensor` innermost.
+Of an array, parts of the first axis are drawn downwards, and those of the others to the
+right; a line parts the stages of a pipeline. Vectors are left out.
+
+examples:
+  python -m scripts.draw_sharding llama-2-70b --mesh tensor=4
+  python -m scripts.draw_sharding mixtral-8x7b --mesh expert=2,tensor=2 --only query,gate,down
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from conversion.describe import describe
+from jaxllm import config
+from jaxllm.cli.common import parse_extents
+from jaxllm.errors import InputError
+from jaxllm.models.decoder import abstract
+from jaxllm.planning.memory import CACHE_AXES, STORED, in_bytes, weights
+from jaxllm.planning.mesh import Extents
+from jaxllm.sharding import mesh_extents, partition
+
+WIDTH = 118  # characters of a line
+GAP = "   "
+
+
+class Array(NamedTuple):
+    """An array's axes, their sizes, the mesh axes that each is split over, and the bytes of a number."""
+
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    placed: tuple[Any, ...]
+    width: int
+
+
+def arrays(part: config.Decoder, dtype: str, mesh: Extents, batch: int, capacity: int) -> dict[Array, list[str]]:
+    """The names of what lies alike: matrices of the first layer of each kind and of none, and that layer's cache."""
+    stages, found = mesh.shape["stage"], {}
+    matrices = [weight for weight, _ in weights(part, dtype, stages) if weight.name.endswith(".weight")]
+    listed = [
+        (w.name.removesuffix(".weight").removesuffix(".map").split(".")[-1], w.axes, w.shape, w.dtype, w.layer)
+        for w in matrices
+        if len(w.axes) > 1
+    ]
+    model = abstract(part, STORED[dtype])
+    kept = jax.tree.leaves(jax.eval_shape(lambda: model.new_cache(batch, capacity)).entries[0])
+    listed += [("cache", CACHE_AXES[leaf.ndim], leaf.shape, leaf.dtype, "0") for leaf in kept]
+    for name, axes, shape, kind, layer in listed:
+        if stages > 1 and layer is not None:
+            axes, shape = ("stage", *axes), (stages, *shape)
+        names = found.setdefault(Array(axes, shape, tuple(partition(name, axes, shape, mesh)), kind.itemsize), [])
+        names += [name] * (name not in names)
+    return found
+
+
+def grid(array: Array, mesh: Extents) -> np.ndarray:
+    """Which devices have each part of an array, a list of their numbers for every part [rows columns]."""
+    sizes = tuple(mesh.shape.values())
+    coordinates = dict(zip(mesh.shape, np.unravel_index(np.arange(mesh.size), sizes), strict=True))
+    downwards = 2 if array.axes[0] == "stage" else 1
+    parts = []
+    for dimensions in (array.placed[:downwards], array.placed[downwards:]):
+        over = [axis for entry in dimensions for axis in ([entry] if isinstance(entry, str) else entry or [])]
+        part, count = np.zeros(mesh.size, int), 1
+        for axis in over:
+            part, count = part * mesh.shape[axis] + coordinates[axis], count * mesh.shape[axis]
+        parts.append((part, count))
+    (row, rows), (column, columns) = parts
+    held = [[np.flatnonzero((row == i) & (column == j)) for j in range(columns)] for i in range(rows)]
+    return np.array([[_numbers(devices) for devices in line] for line in held])
+
+
+def picture(names: Sequence[str], array: Array, mesh: Extents) -> list[str]:
+    """The lines of a drawing, of equal length."""
+    cells = grid(array, mesh)
+    wide = max(len(cell) for cell in cells.flat) + 2
+    top, between, bottom = (a + b.join(["─" * wide] * cells.shape[1]) + c for a, b, c in ("┌┬┐", "├┼┤", "└┴┘"))
+    box = ["│" + "│".join(cell.center(wide) for cell in line) + "│" for line in cells]
+    if array.axes[0] == "stage":
+        each = len(box) // array.shape[0]
+        box = [line for i, row in enumerate(box) for line in ([between] * (i > 0 and i % each == 0) + [row])]
+    named = zip(array.axes, array.shape, strict=True)
+    sizes = " x ".join(f"{size:,} {axis}" for axis, size in named if axis != "stage")
+    each = array.width * math.prod(array.shape) / cells.size
+    lines = [", ".join(names), sizes, top, *box, bottom, f"{in_bytes(each)} a part"]
+    return [line.ljust(max(map(len, lines))) for line in lines]
+
+
+def side_by_side(pictures: Sequence[list[str]]) -> Iterator[str]:
+    """Lines with as many drawings beside each other as there is room for."""
+    rows: list[list[list[str]]] = []
+    for drawing in pictures:
+        if not rows or sum(len(d[0]) + len(GAP) for d in rows[-1]) + len(drawing[0]) > WIDTH:
+            rows.append([])
+        rows[-1].append(drawing)
+    for row in rows:
+        yield ""
+        for i in range(max(map(len, row))):
+            yield GAP.join(d[i] if i < len(d) else " " * len(d[0]) for d in row).rstrip()
+
+
+def drawn(model: str, mesh: str, dtype: str, batch: int, capacity: int, only: Sequence[str] | None) -> str:
+    """The drawings of a model on a mesh, as text."""
+    name, part, _ = describe(model)
+    extents = parse_extents(mesh)
+    placed = Extents(mesh_extents(extents, math.prod(extents.values())))
+    found = arrays(part, dtype, placed, batch, capacity)
+    known = {name for names in found.values() for name in names}
+    if unknown := set(only or ()) - known:
+        raise InputError(f"only {', '.join(sorted(unknown))}: must be of {', '.join(sorted(known))}")
+    shown = [(names, array) for array, names in found.items() if only is None or set(names) & set(only)]
+    title = f"{name} on {placed}, in {dtype}: the parts of each array, and which of {placed.size} devices have them"
+    return "\n".join([title, *side_by_side([picture(names, array, placed) for names, array in shown])])
+
+
+def _numbers(devices: np.ndarray) -> str:
+    """0-3 for devices that follow each other, else 0,4."""
+    first, last = devices[0], devices[-1]
+    whole = len(devices) > 2 and last - first == len(devices) - 1
+    return f"{first}-{last}" if whole else ",".join(map(str, devices))
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
+    summary, _, details = (__doc__ or "").partition("\n")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=summary, epilog=details.strip(), formatter_class=raw)
+    parser.add_argument("model", help="a published model's name, a checkpoint or a repository")
+    parser.add_argument("--mesh", required=True, metavar="AXIS=N[,...]", help="devices per axis")
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--batch", type=int, default=4, help="rows of the cache (4)")
+    parser.add_argument("--capacity", type=int, default=4096, help="positions of the cache (4096)")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), metavar="NAME[,...]", help="as in query,down,cache"
+    )
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    try:
+        print(drawn(**vars(parsed(words))))
+    except InputError as error:
+        print(f"draw_sharding: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
