@@ -40,7 +40,8 @@ def load(
     A native checkpoint is restored as it is; any other source is converted first, once, into the cache. The dtype
     is the checkpoint's own unless given. Float64 needs JAX's 64-bit mode. With `placement="auto"` the mesh is the one
     that `jaxllm.planning.advise` picks of all devices, for one row of up to 4096 tokens; a line on stderr says why.
-    With `offload` layers stay in host memory, and devices fetch each a layer ahead of its use: slow, but of any size.
+    With `offload` layers stay in host memory, and devices fetch each a layer ahead of its use: slow, but of any size;
+    such a model has no gradients in reverse mode.
 
     Raises:
         InputError: nothing usable under that name, or a mesh or dtype that does not fit it.

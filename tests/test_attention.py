@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxllm import config
 from jaxllm.kernels.attention import BLOCK, Inputs, Scores, attention, blocked, reference
+from jaxllm.nn.parameter import Init, build
+from jaxllm.nn.position import Span
 from tests import quick
 
 FEATURES = {
@@ -97,3 +100,14 @@ def test_gradients_of_both_agree(feature):
     found, expected = (quick.jit(jax.grad(partial(variance, f=f)))(floats) for f in (blocked, reference))
     for name in floats:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-8)
+
+
+def test_few_queries_of_latents_in_bfloat16():
+    """The dtype that published weights come in."""
+    part = config.LatentAttention(4, 8, 4, 8, 16, None, config.RMSNorm(1e-6), 0.3, config.Rotary(10000.0))
+    layer = build(Init(nnx.Rngs(0), jnp.dtype(jnp.bfloat16)), part, 32)
+    apply = jax.jit(lambda layer, x: layer(x, Span(jnp.zeros(2, int), jnp.ones(2, int)))[0].astype(jnp.float32))
+    x = np.random.default_rng(0).standard_normal((2, 1, 32), np.float32)
+    expected = np.asarray(apply(jax.tree.map(jnp.float32, layer), x))
+    found = apply(layer, jnp.asarray(x, jnp.bfloat16))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.05 * np.abs(expected).max())

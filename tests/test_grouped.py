@@ -6,8 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from jaxllm import config
 from jaxllm.kernels.grouped import blocked, grouped_matmul
+from jaxllm.nn import mixture
+from jaxllm.nn.parameter import Init
+from jaxllm.sharding import Share
 
 SIZES = {
     "even": [5, 5, 5],
@@ -47,6 +52,37 @@ def test_gradients():
         found = jax.jit(jax.grad(lambda x, weight, f=f: jnp.sin(f(x, weight, sizes)).sum(), argnums=(0, 1)))(x, weight)
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+@jax.custom_vjp
+def poisoned(x, weight, sizes):
+    """A grouped matmul that gives the worst where it may give anything, in gradients too."""
+    return jnp.where(jnp.arange(len(x))[:, None] < sizes.sum(), blocked(x, weight, sizes), jnp.nan)
+
+
+def poisoned_backward(saved, cotangent):
+    *floats, sizes = saved
+    counts = jnp.arange(len(cotangent))[:, None] < sizes.sum()
+    _, backward = jax.vjp(lambda x, weight: blocked(x, weight, sizes), *floats)
+    of_x, of_weight = backward(jnp.where(counts, cotangent, 0))
+    return jnp.where(counts, of_x, jnp.nan), of_weight, None
+
+
+poisoned.defvjp(lambda *arrays: (poisoned(*arrays), arrays), poisoned_backward)
+
+
+def test_rows_of_other_experts_leave_no_trace(monkeypatch):
+    """A share of two experts of four."""
+    experts = mixture.Experts(Init(nnx.Rngs(0), jnp.dtype(jnp.float32)), config.FeedForward(6, "silu", True), 2, 4)
+    x, chosen = jax.random.normal(jax.random.key(0), (3, 4)), jnp.array([[0, 3], [2, 3], [1, 0]])
+
+    def total(arrays):
+        return (arrays[0](Share(), arrays[1], chosen, jnp.full((3, 2), 0.5)) ** 2).sum()
+
+    expected = jax.jit(jax.value_and_grad(total))((experts, x))
+    monkeypatch.setattr(mixture, "grouped_matmul", poisoned)
+    found = jax.jit(jax.value_and_grad(lambda arrays: total(arrays)))((experts, x))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9), found, expected)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

@@ -70,3 +70,12 @@ def test_rules(logical, shape, mesh, spec):
     extents = tuple(mesh.get(axis, 1) for axis in MESH_AXES)
     abstract = AbstractMesh(extents, MESH_AXES, axis_types=(AxisType.Auto,) * len(extents))
     assert partition("weight", logical, shape, abstract) == PartitionSpec(*spec)
+
+
+def test_generation_keeps_to_its_own_mesh(checkpoint_of, tmp_path):
+    """Whatever mesh the caller has set for something else."""
+    native = convert(checkpoint_of("llama"), tmp_path / "native")
+    model, prompts = restore(native, jaxllm.make_mesh(tensor=2)), [[5, 17], [7]]
+    expected = jaxllm.generate_tokens(model, prompts, max_new_tokens=2)
+    with jax.set_mesh(jaxllm.make_mesh(data=2, tensor=1)):
+        assert jaxllm.generate_tokens(model, prompts, max_new_tokens=2) == expected

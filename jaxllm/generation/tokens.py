@@ -69,11 +69,11 @@ def steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Op
         InputError: no prompts, an empty one, one that fills the context, ids outside the vocabulary, bad options.
     """
     tokens, lengths = _padded(model, prompts)
-    sampler, limits, keys = _settings(model, lengths, options)
-    longest, most = int(lengths.max()), bucket(int((lengths + limits.tokens).max()), least=64)
-    capacity = min(most, max(_ROOM, bucket(longest + CHUNK, least=64)))
     on_mesh, finished, count, size = _mesh_context(model), np.zeros(len(lengths), bool), 1, 1
     with on_mesh():  # never across a yield, where it would be the caller's too
+        sampler, limits, keys = _settings(model, lengths, options)
+        longest, most = int(lengths.max()), bucket(int((lengths + limits.tokens).max()), least=64)
+        capacity = min(most, max(_ROOM, bucket(longest + CHUNK, least=64)))
         state, emitted = prefill(model, tokens, lengths, keys, sampler, limits, capacity=capacity)
     while True:
         for step in _unpacked(emitted):

@@ -82,8 +82,8 @@ class LatentAttention(nnx.Module):
     ) -> jax.Array:
         """The same with the maps from the latents applied to the queries before, and to the result after."""
         wide = jnp.promote_types(plain.dtype, jnp.float32)
-        absorbed = jnp.einsum("btnh,nhr->btnr", plain, self.key.weight[...], preferred_element_type=wide)
-        query = jnp.concatenate([absorbed.astype(plain.dtype), turned], axis=-1)
+        absorbed = jnp.einsum("btnh,nhr->btnr", plain, self.key.weight[...])  # XLA's CPU has none from bfloat16 to wide
+        query = jnp.concatenate([absorbed, turned], axis=-1)
         key = jnp.concatenate([latent, rope_key], axis=-1)[:, :, None]
         mixed = attention(query, key, latent[:, :, None], offsets=span.start, scores=Scores(self.part.scale))
         out = jnp.einsum("btnr,nvr->btnv", mixed, self.value.weight[...], preferred_element_type=wide)

@@ -105,14 +105,15 @@ class Experts(nnx.Module):
         expert = chosen.reshape(-1) - share.expert * count
         expert = jnp.where((expert >= 0) & (expert < count), expert, count)  # others' come last
         order = jnp.argsort(expert)  # all rows of the first expert, then of the second, ...
-        rows, expert = x[order // chosen.shape[1]], expert[order]
-        sizes = jnp.bincount(expert, length=count)
+        expert, sizes = expert[order], jnp.bincount(expert, length=count)
+        mine = (expert < count)[:, None]
+        rows = jnp.where(mine, x[order // chosen.shape[1]], 0)  # what others' have, and its gradient, may be anything
 
         def apply(map_: Linear, x: jax.Array, biased: Any = True) -> jax.Array:
             y = grouped_matmul(x, map_.weight[...], sizes)
-            return y if map_.bias is None else y + jnp.where(biased, map_.bias[...][expert], 0)
+            y = y if map_.bias is None else y + jnp.where(biased, map_.bias[...][expert], 0)
+            return jnp.where(mine, y, 0)
 
         gate, up = (None if map_ is None else apply(map_, rows).astype(x.dtype) for map_ in (self.gate, self.up))
         out = apply(self.down, self.activate(gate, up), share.tensor == 0)
-        out = jnp.where(expert[:, None] < count, out, 0)
         return jnp.einsum("mkd,mk->md", out[jnp.argsort(order)].reshape(*chosen.shape, -1), weights)
