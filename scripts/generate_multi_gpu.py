@@ -13,6 +13,7 @@ python scripts/generate_multi_gpu.py --model path/to/model --distributed --coord
 import argparse
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import jax
 
@@ -23,7 +24,8 @@ from jaxllm.storage import DEMO
 PROMPTS = ["ROMEO:", "KING:\nMy lord", "First Citizen:", "To be, or not to be:"]
 
 
-def main() -> None:
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description="Generate over many devices.")
     parser.add_argument("prompts", nargs="*", default=PROMPTS)
     parser.add_argument("--model", default=DEMO, help="a checkpoint directory or a hub repository")
@@ -34,7 +36,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--debug", action="store_true", help="show the output of all processes")
     add_job_arguments(parser)
-    arguments = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parsed()
     with job(arguments):
         run(arguments)
 

@@ -15,8 +15,11 @@ import pytest
 
 from conversion.architectures import architecture, names
 from conversion.verify import BOUNDS
+from jaxllm import cli
 from jaxllm.cli import main
-from scripts import support_matrix
+from jaxllm.cli.common import parse_extents
+from jaxllm.sharding import mesh_extents
+from scripts import draw_sharding, generate_multi_gpu, support_matrix
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +68,31 @@ def run(command: str, monkeypatch) -> None:
         assert subprocess.run([sys.executable, "-m", *words], cwd=ROOT).returncode == 0, command
     elif words[0] == "jaxllm":  # the installs are .ci/run's
         assert main(words[1:]) == 0, command
+
+
+def test_drawings(capsys):
+    """What a console block shows is what its command prints."""
+    shown = [block.split("\n", 1) for _, block in blocks("console")]
+    assert len(shown) >= 5
+    for command, printed in shown:
+        name, *words = command.removeprefix("$ python -m ").split()
+        assert name == "scripts.draw_sharding"
+        draw_sharding.main(words)
+        assert capsys.readouterr().out == printed, command
+
+
+def test_launch_lines():
+    """Commands that take a cluster are at least commands: in text blocks, with whatever launches them before."""
+    programs = {"jaxllm": cli._parsed, "scripts/generate_multi_gpu.py": generate_multi_gpu.parsed}
+    lines = [line for _, block in blocks("text") for line in block.splitlines() if not line.startswith("#")]
+    parsed = []
+    for line in lines:
+        words = shlex.split(line.partition("--command=")[2].strip("'") or line)
+        name = next(word for word in words if word in programs)
+        parsed.append(programs[name](words[words.index(name) + 1 :]))
+    assert sum(arguments.distributed for arguments in parsed) >= 6
+    for arguments in parsed:
+        mesh_extents(parse_extents(arguments.mesh or "tensor=-1"), 16)
 
 
 def test_quickstart(clone, capsys, monkeypatch):
