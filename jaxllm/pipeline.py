@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 from jaxllm.nn.parameter import Init, build, is_parameter, named_parameters
 from jaxllm.nn.position import Span
 from jaxllm.sharding import extent
-from jaxllm.stages import slots
+from jaxllm.stages import arrange
 from jaxllm.streaming import Entries, run
 
 MICROBATCH_TOKENS = 256  # fewer do not pay for reading the weights once more
@@ -30,14 +30,25 @@ class Pipeline(nnx.Module):
 
     def __init__(self, init: Init, parts: Sequence[Any], dim: int, mesh: Any):
         self.parts, self.dim, self.mesh, self.stages = tuple(parts), dim, mesh, mesh.shape["stage"]
-        self.order = slots([_structure(part, dim) for part in parts], self.stages)
+        self.order = arrange(parts, [_weights(part, dim) for part in parts], self.stages)
         stacked = replace(init, stacked=(("stage", self.stages),))
         first = [next(layer for layer in slot if layer is not None) for slot in self.order]
         self.slots = nnx.List([build(stacked, parts[layer], dim) for layer in first])
 
     def __len__(self) -> int:
-        """The number of slots, each of which has a cache entry."""
-        return len(self.order)
+        """The number of layers."""
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> Any:
+        """One of the layers, taken out of its stage."""
+        layer = range(len(self))[index]
+        slot = next(slot for slot, layers in enumerate(self.order) if layer in layers)
+        return _taken(self.slots[slot], self.order[slot].index(layer), self.parts[layer], self.dim)
+
+    @property
+    def no_entries(self) -> Entries:
+        """In place of cache entries where nothing is to be kept."""
+        return (None,) * len(self.order)
 
     def __call__(self, x: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
         """x [B T D] -> [B T D] behind the last layer, and the cache entries of all stages."""
@@ -134,17 +145,21 @@ class _Rows:
 
 
 def _layer(part: Any, dim: int, stack: Any, span: Span, x: jax.Array, entry: Any) -> tuple[jax.Array, Any]:
-    """The layer of a part, with the one of the stacked layers that is this stage's."""
+    """What the layer of a part makes of x, with the one of the stacked layers that is this stage's."""
+    return _taken(stack, 0, part, dim)(x, span, entry)
+
+
+def _taken(stack: Any, index: int, part: Any, dim: int) -> Any:
+    """One of the stacked layers, as the layer of a part."""
     parameters = jax.tree.leaves(stack, is_leaf=is_parameter)
-    unstacked = [nnx.Param(parameter[...][0], axes=parameter.axes[1:]) for parameter in parameters]
-    like = jax.tree.structure(_abstract(part, dim), is_leaf=is_parameter)
-    return jax.tree.unflatten(like, unstacked)(x, span, entry)
+    unstacked = [nnx.Param(parameter[...][index], axes=parameter.axes[1:]) for parameter in parameters]
+    return jax.tree.unflatten(jax.tree.structure(_abstract(part, dim), is_leaf=is_parameter), unstacked)
 
 
 def _abstract(part: Any, dim: int) -> Any:
     return build(Init(None, jnp.dtype(jnp.float32)), part, dim)
 
 
-def _structure(part: Any, dim: int) -> tuple[Any, ...]:
+def _weights(part: Any, dim: int) -> tuple[Any, ...]:
     """What two layers have in common that can lie in one slot: names and shapes of their weights."""
     return tuple((name, parameter.shape) for name, parameter in named_parameters(_abstract(part, dim)))

@@ -5,6 +5,16 @@ from collections.abc import Hashable, Sequence
 Slot = tuple[int | None, ...]
 
 
+def arrange(parts: Sequence[Hashable], weights: Sequence[Hashable], stages: int) -> tuple[Slot, ...]:
+    """The slots of layers, given as parts and by the kinds of their weights.
+
+    In one place are layers of one part, or where that takes over an eighth more places, of the same weights: then
+    stages branch there, and each tick copies that place's cache.
+    """
+    same, alike = slots(parts, stages), slots(weights, stages)
+    return same if 8 * len(same) <= 9 * len(alike) else alike
+
+
 def slots(kinds: Sequence[Hashable], stages: int) -> tuple[Slot, ...]:
     """For every place, the number of the layer that each stage has there; None where it has none.
 

@@ -22,6 +22,11 @@ class Layers(nnx.List):
     def __init__(self, init: Init, parts: Sequence[Any], dim: int):
         super().__init__([build(init, part, dim) for part in parts])
 
+    @property
+    def no_entries(self) -> Entries:
+        """In place of cache entries where nothing is to be kept."""
+        return (None,) * len(self)
+
     def __call__(self, x: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
         """x [B T D] -> [B T D] behind the last layer, and the layers' cache entries."""
         return run(self, x, entries, lambda _, layer, x, entry: layer(x, span, entry))

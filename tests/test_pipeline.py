@@ -14,8 +14,8 @@ from jaxllm import pipeline
 from jaxllm.checkpoint import restore
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.pipeline import microbatches
-from jaxllm.stages import slots
-from tests import tiny
+from jaxllm.stages import arrange, slots
+from tests import quick, tiny
 
 
 @given(st.lists(st.sampled_from("AB"), min_size=1, max_size=40), st.integers(1, 9))
@@ -34,6 +34,14 @@ def test_every_layer_has_its_place(kinds, stages):
 )
 def test_no_more_places_than_it_takes(kinds, stages, places):
     assert len(slots(kinds, stages)) == places
+
+
+@pytest.mark.parametrize(
+    ("parts", "stages", "places"),
+    [("SF" * 21, 2, 22), ("SF" * 18, 4, 10), ("RRRN" * 9, 8, 5)],  # Gemma 2 9B, gpt-oss 120B, SmolLM3
+)
+def test_one_part_in_a_place_where_it_costs_few(parts, stages, places):
+    assert len(arrange(parts, "A" * len(parts), stages)) == places
 
 
 @pytest.mark.parametrize(
@@ -70,3 +78,16 @@ def test_gradients_flow_through_stages(dtype, tolerance, tmp_path, monkeypatch):
             expected = 0 if part is None else whole[part]
             atol = tolerance * np.abs(expected).max() + 1e-12
             np.testing.assert_allclose(np.float32(found), expected, rtol=0, atol=atol)
+
+
+def test_stages_of_different_parts(checkpoint_of, tmp_path):
+    """Three layers of windows, full and windows, one to a stage; each can be taken out as it is."""
+    native = convert(checkpoint_of("gpt_oss"), tmp_path / "native")
+    whole, model = restore(native), restore(native, jaxllm.make_mesh(stage=3, tensor=1, devices=jax.devices()[:3]))
+    assert len(model.layers.slots) == 1
+    tokens = np.random.default_rng(0).integers(0, 100, (1, 12), np.int32)
+    expected, found = (quick.jit(lambda model: model(tokens))(each) for each in (whole, model))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    for ours, theirs in zip(model.layers, whole.layers, strict=True):
+        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)

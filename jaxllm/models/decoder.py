@@ -67,7 +67,7 @@ class Decoder(nnx.Module):
         """
         tokens, added = self._checked(tokens, lengths, cache)
         if cache is None:
-            cache = Cache((None,) * len(self.layers), jnp.zeros(len(tokens), jnp.int32))
+            cache = Cache(self.layers.no_entries, jnp.zeros(len(tokens), jnp.int32))
         span = Span(cache.lengths, cache.lengths + added)
         x, entries = self._layers(tokens, span, self._reread(cache, span))
         seen = cache.tokens and cache.tokens.append(span.start, tokens.astype(jnp.int32))
@@ -166,7 +166,8 @@ def abstract(part: config.Decoder, dtype: Any = jnp.float32, mesh: Any = None, o
     if mesh is None:
         return model
     for name, parameter in named_parameters(model):
-        placed = named_sharding(name, parameter.axes, parameter.shape, mesh)
+        said = next(filter(None, model.stage_names(name) or (name,)))
+        placed = named_sharding(said, parameter.axes, parameter.shape, mesh)
         if offload and name.startswith("layers."):
             placed = placed.with_memory_kind("pinned_host")
         shapes[name] = jax.ShapeDtypeStruct(parameter.shape, parameter.dtype, sharding=placed)

@@ -15,7 +15,7 @@ from jaxllm.models.decoder import abstract
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.planning.mesh import Extents
 from jaxllm.sharding import partition
-from jaxllm.stages import slots
+from jaxllm.stages import arrange
 
 GROUP = 32  # weights that share a scale in int4, along the contraction
 LARGE_SHARE, LARGE_BYTES = 0.01, 16e6  # of a model; a parameter is large that is more than both
@@ -199,7 +199,7 @@ def _kinds(part: config.Decoder) -> tuple[int, ...]:
 def _counts(part: config.Decoder, stages: int) -> Counter[int]:
     """How many layers of each kind a device has room for, on so many stages."""
     kinds = _kinds(part)
-    places = slots(kinds, stages)
+    places = arrange([part.block(layer) for layer in range(part.num_layers)], kinds, stages)
     return Counter(next(kinds[layer] for layer in place if layer is not None) for place in places)
 
 
