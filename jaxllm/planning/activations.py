@@ -35,8 +35,7 @@ def activation_bytes(
 
     A pipeline computes with a microbatch for B, and holds besides what goes into it and what comes out, 2 w B T D, and
     a microbatch that comes and one that goes. Before its loop TPUs' compiler lays the output projections of attention
-    out anew, of all layers of a device, where T > 1: they are counted again. So are a device's parts of all layers
-    where `fsdp` splits them, which that compiler copies before it gathers them.
+    out anew, of all layers of a device, where T > 1: they are counted again.
 
     Every axis counts as one device's share of it. On a CPU rows of experts are padded to blocks, which is not counted.
     """
@@ -76,16 +75,15 @@ def _feed_forward(part: config.FeedForward | config.Mixture, share: Share, strea
 
 
 def _fetched(part: config.Decoder, stored: str, mesh: Any, offload: bool) -> float:
-    """Two layers of the largest kind, whole but for what other axes than `fsdp` split, and the parts they come from."""
-    split = mesh.shape.get("fsdp", 1) > 1
-    if not split and not offload:
+    """Two layers of the largest kind, whole but for what other axes than `fsdp` split."""
+    if mesh.shape.get("fsdp", 1) == 1 and not offload:
         return 0
-    layers, parts, without = Counter[str](), 0.0, Extents({**mesh.shape, "fsdp": 1})
-    for weight, count in weights(part, stored, mesh.shape.get("stage", 1)):
+    layers: Counter[str] = Counter()
+    without = Extents({**mesh.shape, "fsdp": 1})
+    for weight, _ in weights(part, stored, mesh.shape.get("stage", 1)):
         if weight.layer is not None:
             layers[weight.layer] += weight_bytes(weight, stored, without)  # pyright: ignore[reportArgumentType]
-            parts += weight_bytes(weight, stored, mesh) * count
-    return 2 * max(layers.values()) + (0 if offload else parts)
+    return 2 * max(layers.values())
 
 
 def _output_projections(part: config.Decoder, stored: str, mesh: Any) -> float:
