@@ -32,6 +32,7 @@ RULES = (
 # logical axis that is an error.
 _AS_FAR_AS_EVEN = {"batch", "rows", "vocab", "table", "latent"}
 _SUMMED = ("expert", "tensor")  # what a layer adds up over
+_USED = tuple(axis for axis in MESH_AXES if axis != "fsdp")  # what still splits a weight in use
 
 
 def make_mesh(
@@ -156,7 +157,7 @@ def replicate(tree: Any) -> Any:
 
 def extent(axis: str, size: int, mesh: Any) -> int:
     """How many parts a logical axis of that size is cut into."""
-    return math.prod(mesh.shape[name] for name in _axes(partition("activation", (axis,), (size,), mesh)[0]))
+    return math.prod(mesh.shape[name] for name in axes_of(partition("activation", (axis,), (size,), mesh)[0]))
 
 
 def gathered(shape: tuple[int, ...], axes: tuple[str, ...]) -> PartitionSpec | None:
@@ -168,13 +169,8 @@ def gathered(shape: tuple[int, ...], axes: tuple[str, ...]) -> PartitionSpec | N
     if mesh is None:
         return None
     placed = partition("weight", axes, shape, mesh)
-    kept = (at if axis == "vocab" else _without_fsdp(at) for axis, at in zip(axes, placed, strict=True))
-    used = PartitionSpec(*kept)
+    used = PartitionSpec(*(at if axis == "vocab" else _kept(at, _USED) for axis, at in zip(axes, placed, strict=True)))
     return None if used == placed else used
-
-
-def _without_fsdp(at: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    return _entry(tuple(axis for axis in _axes(at) if axis != "fsdp"))
 
 
 def gather(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
@@ -202,7 +198,7 @@ def add_up(f: Callable[..., jax.Array], modules: Any, x: jax.Array, *more: jax.A
 
     def weights(parameter: Any) -> PartitionSpec:
         placed = partition("weight", parameter.axes, parameter.shape, mesh)
-        return PartitionSpec(*(_entry(tuple(axis for axis in _axes(at) if axis in _SUMMED)) for at in placed))
+        return PartitionSpec(*(_kept(at, _SUMMED) for at in placed))
 
     def rows(x: jax.Array) -> PartitionSpec:
         return partition("activation", ("batch", "time", "features"), x.shape, mesh)
@@ -217,7 +213,12 @@ def add_up(f: Callable[..., jax.Array], modules: Any, x: jax.Array, *more: jax.A
     return jax.shard_map(run, in_specs=specs, out_specs=rows(x), axis_names=axes, check_vma=False)(modules, x, *more)
 
 
-def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def _kept(entry: str | tuple[str, ...] | None, axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    return _entry(tuple(axis for axis in axes_of(entry) if axis in axes))
+
+
+def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes that an entry of a `PartitionSpec` names."""
     return (entry,) if isinstance(entry, str) else entry or ()
 
 

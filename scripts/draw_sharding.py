@@ -25,7 +25,7 @@ from jaxllm.errors import InputError
 from jaxllm.models.decoder import abstract
 from jaxllm.planning.memory import CACHE_AXES, STORED, in_bytes, weights
 from jaxllm.planning.mesh import Extents
-from jaxllm.sharding import mesh_extents, partition
+from jaxllm.sharding import axes_of, mesh_extents, partition
 
 WIDTH = 118  # characters of a line
 GAP = "   "
@@ -67,7 +67,7 @@ def grid(array: Array, mesh: Extents) -> np.ndarray:
     downwards = 2 if array.axes[0] == "stage" else 1
     parts = []
     for dimensions in (array.placed[:downwards], array.placed[downwards:]):
-        over = [axis for entry in dimensions for axis in ([entry] if isinstance(entry, str) else entry or [])]
+        over = [axis for entry in dimensions for axis in axes_of(entry)]
         part, count = np.zeros(mesh.size, int), 1
         for axis in over:
             part, count = part * mesh.shape[axis] + coordinates[axis], count * mesh.shape[axis]

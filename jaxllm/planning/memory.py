@@ -14,7 +14,7 @@ from jaxllm import config
 from jaxllm.models.decoder import abstract
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.planning.mesh import Extents
-from jaxllm.sharding import partition
+from jaxllm.sharding import axes_of, partition
 from jaxllm.stages import arrange
 
 GROUP = 32  # weights that share a scale in int4, along the contraction
@@ -100,7 +100,7 @@ def local_shape(name: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: 
         InputError: it cannot be shared so.
     """
     spec = partition(name, axes, shape, mesh)
-    extents = [math.prod(mesh.shape.get(axis, 1) for axis in _mesh_axes(entry)) for entry in spec]
+    extents = [math.prod(mesh.shape.get(axis, 1) for axis in axes_of(entry)) for entry in spec]
     extents += [1] * (len(shape) - len(extents))
     return tuple(-(-size // extent) for size, extent in zip(shape, extents, strict=True))
 
@@ -141,7 +141,7 @@ def cache_partition(shape: tuple[int, ...], mesh: Any) -> PartitionSpec:
     """How an array of a cache lies on a mesh: on that of a pipeline, the rows [stages * B ...] of all stages."""
     stages, (rows, *inner) = mesh.shape.get("stage", 1), shape
     spec = partition("cache", CACHE_AXES[len(shape)], (rows // stages, *inner), mesh)
-    return spec if stages == 1 else PartitionSpec(("stage", *_mesh_axes(spec[0])), *spec[1:])
+    return spec if stages == 1 else PartitionSpec(("stage", *axes_of(spec[0])), *spec[1:])
 
 
 @cache
@@ -207,7 +207,3 @@ def _reduced(part: config.Decoder) -> config.Decoder:
     """The same with one layer of each kind."""
     kinds = sorted(set(_kinds(part)))
     return replace(part, blocks=tuple(part.block(layer) for layer in kinds), num_layers=len(kinds))
-
-
-def _mesh_axes(entry: Any) -> tuple[str, ...]:
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
