@@ -55,8 +55,10 @@ class Job:
         finally:
             for process in self.processes:
                 process.kill()
-        read = lambda name: [(self.path / f"{name}{i}").read_text() for i in range(len(codes))]  # noqa: E731
-        return codes, read("stdout"), read("stderr")
+        outs, errs = (
+            [(self.path / f"{name}{i}").read_text() for i in range(len(codes))] for name in ("stdout", "stderr")
+        )
+        return codes, outs, errs
 
 
 def free_port(first=0, last=0):
