@@ -1,0 +1,101 @@
+"""What every attention kernel is given, and what in it a query sees."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm import config
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How scores are made from products, and which count: see `config.Attention`.
+
+    `causal` hides keys behind a query's own position. Where there is no value, the first `value_dim` dimensions of a
+    key are its value.
+    """
+
+    scale: float
+    causal: bool = True
+    window: int | None = None
+    chunk: int | None = None
+    softcap: float | None = None
+    alibi: config.Alibi | None = None
+    value_dim: int | None = None
+
+
+class Inputs(NamedTuple):
+    """Query [B T N H], key [B S K H] and value [B S K V], with N // K queries to a key, and what else there may be.
+
+    Query t of row b stands at position `offsets[b] + t` (int32 [B]; t without them), key s at position s, and only
+    the first `lengths[b]` keys of a row count (int32 [B]; all without them). A score in `sinks` [N] takes weight and
+    gives nothing. Keys and values stored narrowly are to be multiplied by their scales, float32 [B S K].
+    """
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array | None = None
+    offsets: jax.Array | None = None
+    lengths: jax.Array | None = None
+    sinks: jax.Array | None = None
+    key_scale: jax.Array | None = None
+    value_scale: jax.Array | None = None
+
+
+class Mixed(NamedTuple):
+    """What a kernel returns: values mixed for each query [B T N V], and the logarithms of what their weights were
+    divided by [B T N], in float32 or wider.
+
+    A query that sees nothing gets zeros, and a logarithm of at most `NOTHING`.
+    """
+
+    out: jax.Array
+    lse: jax.Array
+
+
+NOTHING = -1e29  # a logarithm next to which any other weight counts; -inf would give gradients NaN
+
+
+def wide(inputs: Inputs) -> jnp.dtype:
+    """What scores and sums are computed in: float32, or float64 for float64."""
+    return jnp.promote_types(inputs.query.dtype, jnp.float32)
+
+
+def visible(position: jax.Array, key: jax.Array, scores: Scores, lengths: jax.Array | None = None) -> jax.Array:
+    """Which keys [S], by their positions, queries at positions [B T] may see, bool [B T S]."""
+    position = position[..., None]
+    mask = key <= position if scores.causal else jnp.broadcast_to(True, (*position.shape[:2], len(key)))
+    if scores.window is not None:
+        mask &= key > position - scores.window
+    if scores.chunk is not None:
+        mask &= key // scores.chunk == position // scores.chunk
+    return mask if lengths is None else mask & (key < lengths[:, None, None])
+
+
+def positions(inputs: Inputs) -> jax.Array:
+    """Where the queries stand, int32 [B T]."""
+    batch, length = inputs.query.shape[:2]
+    offsets = jnp.zeros(batch, jnp.int32) if inputs.offsets is None else inputs.offsets
+    return offsets[:, None] + jnp.arange(length, dtype=jnp.int32)
+
+
+def softcap(x: jax.Array, cap: float) -> jax.Array:
+    """x bounded smoothly to between -cap and cap (Bello et al. 2017)."""
+    return jnp.tanh(x / cap) * cap
+
+
+def alibi_bias(part: config.Alibi, position: jax.Array, key: jax.Array) -> jax.Array:
+    """What is added to the scores of queries at [B T] and keys at [S], float32 [B N T S] (Press et al. 2021).
+
+    It is zero for a query's own key: a constant for each query keeps the numbers small, and drops out.
+    """
+    slopes = jnp.asarray(part.slopes, jnp.float32)[:, None, None]
+    position = position[:, None, :, None]
+    if not part.bfloat16:
+        return slopes * (key - position) * part.scale
+    round_ = partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)  # casts may be optimised away
+    key, position = (round_(round_(slopes) * round_(at.astype(jnp.float32))) for at in (key, position))
+    return (key - position) * part.scale

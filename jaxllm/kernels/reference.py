@@ -1,0 +1,46 @@
+"""Attention with all scores written out: the oracle of every other kernel, exact in float64."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.kernels.inputs import NOTHING, Inputs, Mixed, Scores, alibi_bias, positions, softcap, visible, wide
+
+
+def reference(inputs: Inputs, scores: Scores) -> Mixed:
+    """Vaswani et al. 2017, with scores [B K G T S] and a softmax in float32 or wider."""
+    query, key, value = inputs.query, inputs.key, inputs.value
+    batch, length, heads, head_dim = query.shape
+    groups = query.reshape(batch, length, key.shape[2], -1, head_dim)  # [B T K G H]
+    if value is None:
+        value = key[..., : scores.value_dim]
+    products = jnp.einsum("btkgh,bskh->bkgts", groups, key.astype(query.dtype), preferred_element_type=wide(inputs))
+    if inputs.key_scale is not None:
+        products = products * _per_key(inputs.key_scale)
+    products = products * scores.scale
+    if scores.softcap is not None:
+        products = softcap(products, scores.softcap)
+    position, keys = positions(inputs), jnp.arange(key.shape[1], dtype=jnp.int32)
+    if scores.alibi is not None:
+        products = products + alibi_bias(scores.alibi, position, keys).reshape(products.shape).astype(products.dtype)
+    mask = visible(position, keys, scores, inputs.lengths)[:, None, None]
+    products = jnp.where(mask, products, 10 * NOTHING)
+    column = products[..., :0] if inputs.sinks is None else _column(inputs.sinks, products)
+    lse = jax.nn.logsumexp(jnp.concatenate([products, column], axis=-1), axis=-1, keepdims=True)
+    weights = jnp.where(mask, jnp.exp(products - lse), 0)
+    if inputs.value_scale is not None:
+        weights = weights * _per_key(inputs.value_scale)
+    value = value.astype(query.dtype)
+    out = jnp.einsum("bkgts,bskv->btkgv", weights.astype(query.dtype), value, preferred_element_type=wide(inputs))
+    lse = lse[..., 0].transpose(0, 3, 1, 2).reshape(batch, length, heads)
+    return Mixed(out.astype(query.dtype).reshape(batch, length, heads, value.shape[-1]), lse)
+
+
+def _per_key(scale: jax.Array) -> jax.Array:
+    """Scales [B S K] as they multiply scores [B K G T S]."""
+    return scale.swapaxes(1, 2)[:, :, None, None]
+
+
+def _column(sinks: jax.Array, products: jax.Array) -> jax.Array:
+    """Sinks [N] as one more key's scores [B K G T 1]."""
+    grouped = sinks.reshape(*products.shape[1:3], 1, 1).astype(products.dtype)
+    return jnp.broadcast_to(grouped, (*products.shape[:-1], 1))
