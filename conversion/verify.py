@@ -16,9 +16,9 @@ from conversion.reference import Reference
 from conversion.source import Source, open_source
 from conversion.table import bind, with_prefix
 from jaxllm import checkpoint, config
+from jaxllm.cache import Span
 from jaxllm.generation.tokens import generate_tokens
 from jaxllm.models.decoder import Decoder, abstract
-from jaxllm.nn.position import Span
 from jaxllm.sharding import make_mesh
 
 # max |difference| relative to max |logit|; Transformers itself rounds rotary tables and norms through float32
@@ -121,8 +121,8 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def _compare_layers(model: Decoder, tokens: np.ndarray, states: Sequence[np.ndarray], dtype: str) -> list[Row]:
     """The residual stream after the embedding and after each layer but the last, whose norm Transformers includes."""
-    start = jnp.zeros(len(tokens), jnp.int32)
-    span = Span(start, start + tokens.shape[1])
+    whole = jnp.full(len(tokens), tokens.shape[1], jnp.int32)
+    span = Span(None, whole, whole)
     x, rows = model.embed(jnp.asarray(tokens), span), []
     for index, theirs in enumerate(states):
         name = "embedding" if index == 0 else f"layer {index - 1}"

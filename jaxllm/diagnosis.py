@@ -9,15 +9,25 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.kernels.attention import choose
+from jaxllm.kernels.inputs import Scores
+from jaxllm.kernels.request import Request
+from jaxllm.kernels.target import target
 from jaxllm.storage import cache_dir
 from jaxllm.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "safetensors", "tokenizers", "torch", "transformers")
 
+_LLAMA = {"batch": 1, "heads": 32, "kv_heads": 8, "head_dim": 128, "value_dim": 128, "dtype": jnp.dtype(jnp.bfloat16)}
+CALLS = {
+    "prefill of 4096": Request(queries=4096, keys=4096, scores=Scores(1.0), offsets=False, **_LLAMA),
+    "decode at 4096": Request(queries=1, keys=4096, scores=Scores(1.0), **_LLAMA),
+}
+
 
 def diagnose() -> dict[str, dict[str, Any]]:
     """Sections of named facts, all of them plain JSON values."""
-    attention = {"decode": choose(1), "prefill of 4096": choose(4096)}
+    aimed = target()
+    attention = {call: choose(request, aimed.device, aimed.proven) for call, request in CALLS.items()}
     return {
         "versions": {
             "jaxllm": __version__,

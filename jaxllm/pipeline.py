@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from jaxllm.cache import Span
 from jaxllm.nn.parameter import Init, build, is_parameter, named_parameters
-from jaxllm.nn.position import Span
 from jaxllm.sharding import extent
 from jaxllm.stages import arrange
 from jaxllm.streaming import Entries, run
@@ -84,6 +84,7 @@ class Pipeline(nnx.Module):
 
         A stage works at every tick, so that caches are written in place, where a branch would copy them. Before its
         turn it writes what its first microbatch will write over; after it, it repeats its last one on the same input.
+        Neither adds to the length of a row, so that a window keeps what it has.
         """
         stage, last = jax.lax.axis_index("stage"), self.stages - 1
         wide, x, rows = x.dtype, x.astype(dtype), _Rows(microbatches(x.shape, self.stages, self.mesh))
@@ -93,6 +94,7 @@ class Pipeline(nnx.Module):
             turn = jnp.clip(at - stage, 0, rows.count - 1)
             mine = jnp.where(stage == 0, rows.take(x, turn), inflow)
             its_span, its_entries = jax.tree.map(lambda array: rows.take(array, turn), (span, entries))
+            its_span = its_span._replace(lengths=jnp.where(turn == at - stage, its_span.lengths, its_span.begun))
             y, kept = run(stacks, mine, its_entries, partial(self._apply, stage, its_span))
             entries = jax.tree.map(lambda array, new: rows.put(array, new, turn), entries, kept)
             onward = jax.lax.ppermute(y, "stage", [(i, i + 1) for i in range(last)])
@@ -161,5 +163,6 @@ def _abstract(part: Any, dim: int) -> Any:
 
 
 def _weights(part: Any, dim: int) -> tuple[Any, ...]:
-    """What two layers have in common that can lie in one slot: names and shapes of their weights."""
-    return tuple((name, parameter.shape) for name, parameter in named_parameters(_abstract(part, dim)))
+    """What two layers have in common that can lie in one slot: names and shapes of their weights, and the window."""
+    shapes = ((name, parameter.shape) for name, parameter in named_parameters(_abstract(part, dim)))
+    return getattr(part.attention, "window", None), *shapes

@@ -179,6 +179,41 @@ def gather(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     return weight if used is None else jax.lax.with_sharding_constraint(weight, used)
 
 
+def copies(kv_heads: int, heads: int) -> int:
+    """How often each of some key-value heads is there, for every device to have its own: 1 where they can be split.
+
+    A single one is not counted: it is whole on every device, which is the same.
+    """
+    mesh = current_mesh()
+    if mesh is None or kv_heads == 1:
+        return 1
+    return max(extent("heads", heads, mesh) // kv_heads, 1)
+
+
+def on_shares(f: Callable[[Any], Any], arrays: Any, axes: Any, out_axes: Any) -> Any:
+    """`f(arrays)` on each device's share of arrays with these logical axes, for an f of rows and heads one by one.
+
+    Nothing is exchanged: a share of the result, of which the axes are given too, follows from the same share of the
+    arguments. What has no value is None, in arrays and axes. Outside of a mesh it is `f(arrays)`.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return f(arrays)
+    sizes: dict[str, int] = {}
+    leaves, tree = jax.tree.flatten(arrays)
+    named = tree.flatten_up_to(axes)
+    for array, its in zip(leaves, named, strict=True):
+        sizes |= dict(zip(its, array.shape, strict=True))
+
+    def place(its: tuple[str, ...]) -> PartitionSpec:
+        return partition("activation", its, tuple(sizes[axis] for axis in its), mesh)
+
+    in_specs = tree.unflatten([place(its) for its in named])
+    out_specs = jax.tree.map(place, out_axes, is_leaf=lambda node: isinstance(node, tuple) and isinstance(node[0], str))
+    free = set(mesh.axis_names) - set(_manual(mesh))
+    return jax.shard_map(f, in_specs=(in_specs,), out_specs=out_specs, axis_names=free, check_vma=False)(arrays)
+
+
 class Share(NamedTuple):
     """Which part of a sum a device has: its index along `expert` and along `tensor`."""
 

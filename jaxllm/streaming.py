@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxllm.cache import Entry
+from jaxllm.cache import Entry, Span
 from jaxllm.nn.parameter import Init, build, is_parameter
-from jaxllm.nn.position import Span
 from jaxllm.sharding import gather, gathered
 
 Entries = tuple[Entry | None, ...]

@@ -55,5 +55,5 @@ def quick_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     from jaxllm.generation import tokens
     from tests import quick
 
-    monkeypatch.setattr(tokens, "prefill", quick.prefill)
-    monkeypatch.setattr(tokens, "decode", quick.decode)
+    for name in ("begin", "read", "prefill", "decode"):
+        monkeypatch.setattr(tokens, name, getattr(quick, name))

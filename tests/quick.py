@@ -16,5 +16,7 @@ if jax.__version_info__ < (0, 11):
     _OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
 jit = partial(jax.jit, compiler_options=_OPTIONS)
-prefill = jit(unwrap(programs.prefill), static_argnames="capacity")
+begin = jit(unwrap(programs.begin), static_argnames=("batch", "capacity", "dtype"))
+read = jit(unwrap(programs.read), donate_argnames=("cache", "last"))
+prefill = jit(unwrap(programs.prefill), donate_argnames=("cache", "last"))
 decode = jit(unwrap(programs.decode), donate_argnames="state")

@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 from jaxllm import config
+from jaxllm.cache import Span
 from jaxllm.kernels.attention import BLOCK, Inputs, Scores, attention, blocked, reference
 from jaxllm.nn.parameter import Init, build
-from jaxllm.nn.position import Span
 from tests import quick
 
 FEATURES = {

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = """
     errors version
     checks
-    config progress sampling sharding storage text watch workspace
+    config narrow progress sampling sharding storage text watch workspace
     arrays cache distributed quantization
     kernels
     nn

@@ -1,12 +1,13 @@
 """Layers, and the model that is made of them."""
 
+import math
 from dataclasses import dataclass
 
 from jaxllm.config.attention import Attention, LatentAttention
 from jaxllm.config.checks import one_of, positive
 from jaxllm.config.feed_forward import FeedForward, Mixture
 from jaxllm.config.norm import Norm
-from jaxllm.config.position import LearnedPosition, LongScaling
+from jaxllm.config.position import Alibi, LearnedPosition, LongScaling
 from jaxllm.errors import InputError
 
 MAX_LAYERS = 4096
@@ -73,6 +74,12 @@ class Decoder:
             raise InputError(f"config: {self.num_layers} layers: at most {MAX_LAYERS} are built")
         if self.tied and self.head_bias:
             raise InputError("config: a head that is tied to the embedding has no bias")
+
+    @property
+    def limit(self) -> float:
+        """The longest row that the model can take: ALiBi has no end, however long the rows it was trained on."""
+        endless = self.position is None and all(isinstance(b.attention.position, Alibi) for b in self.blocks)
+        return math.inf if endless else self.context
 
     @property
     def turning_lengths(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,25 +51,43 @@ class State:
     count: jax.Array
 
 
-@partial(jax.jit, static_argnames="capacity")
+@partial(jax.jit, static_argnames=("batch", "capacity", "dtype"))
+def begin(model: Decoder, batch: int, capacity: int, dtype: Any = None) -> Cache:
+    """An empty cache for `batch` rows of up to `capacity` positions, kept in a dtype or the model's."""
+    return model.new_cache(batch, capacity, dtype)
+
+
+@partial(jax.jit, donate_argnames=("cache", "last"))
+def read(
+    model: Decoder, cache: Cache, last: jax.Array | None, tokens: jax.Array, lengths: jax.Array
+) -> tuple[Cache, jax.Array]:
+    """Reads the next T of right-padded prompts into a cache; tokens [B T].
+
+    `lengths`, int32 [B], are those of the rows with all of their prompts. `last` [B 1 D] is what the last token of
+    each came to, as far as that was among those read, None before anything was.
+    """
+    begun = jnp.zeros_like(lengths) if cache.lengths is None else cache.lengths
+    states, cache = model.hidden(tokens, jnp.clip(lengths - begun, 0, tokens.shape[1]), cache, lengths)
+    at = (lengths - 1 - begun)[:, None, None]
+    found = jnp.take_along_axis(states, jnp.clip(at, 0, tokens.shape[1] - 1), axis=1)
+    return cache, found if last is None else jnp.where(at >= 0, found, last)
+
+
+@partial(jax.jit, donate_argnames=("cache", "last"))
 def prefill(
     model: Decoder,
+    cache: Cache,
+    last: jax.Array | None,
     tokens: jax.Array,
     lengths: jax.Array,
+    seen: jax.Array | None,
     keys: jax.Array,
     sampler: Sampler,
     limits: Limits,
-    capacity: int,
 ) -> tuple[State, Emitted]:
-    """Reads right-padded prompts [B T] into a new cache of `capacity` positions and samples a first token."""
-    batch, time = tokens.shape
-    states, cache = model.hidden(tokens, lengths, model.new_cache(batch, capacity))
-    seen = None
-    if sampler.repetition_penalty is not None:
-        rows, real = jnp.arange(batch)[:, None], jnp.arange(time) < lengths[:, None]
-        seen = jnp.zeros((batch, model.config.vocab_size), bool).at[rows, tokens].max(real)
-    state = State(cache, tokens[:, 0], jnp.zeros(batch, bool), seen, keys, jnp.int32(0))
-    last = jnp.take_along_axis(states, (lengths - 1)[:, None, None], axis=1)
+    """Reads what is left of the prompts, and samples a first token; the rest is as in `read` and `State`."""
+    cache, last = read(model, cache, last, tokens, lengths)
+    state = State(cache, tokens[:, 0], jnp.zeros(len(tokens), bool), seen, keys, jnp.int32(0))
     state, emitted = _sample(model, state, last, sampler, limits)
     return state, replicate(emitted)
 
@@ -97,10 +115,10 @@ def decode(model: Decoder, state: State, sampler: Sampler, limits: Limits, steps
     return state, replicate(emitted)
 
 
-@partial(jax.jit, static_argnames="capacity")
-def grow(state: State, capacity: int) -> State:
-    """The same state with room for `capacity` positions in its cache."""
-    return replace(state, cache=state.cache.grown(capacity))
+@partial(jax.jit, static_argnames="capacity", donate_argnames="cache")
+def grow(cache: Cache, capacity: int) -> Cache:
+    """The same cache with room for `capacity` positions."""
+    return cache.grown(capacity)
 
 
 def _sample(model: Decoder, state: State, x: jax.Array, sampler: Sampler, limits: Limits) -> tuple[State, Emitted]:

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, TypedDict, Unpack
@@ -15,11 +15,13 @@ import numpy as np
 from jaxllm.checks import whole_number
 from jaxllm.distributed import broadcast
 from jaxllm.errors import InputError
-from jaxllm.generation.decode import CHUNK, Emitted, Limits, State, decode, grow, prefill
+from jaxllm.generation.decode import CHUNK, Emitted, Limits, State, begin, decode, grow, prefill, read
 from jaxllm.models.decoder import Decoder
+from jaxllm.narrow import DTYPES
 from jaxllm.sampling import Sampler
 from jaxllm.sharding import mesh_of
 
+PREFILL_CHUNK = 2048  # tokens of a prompt that are read at a time, for activations not to grow with it
 _ROOM = 512  # positions that a cache begins with, where more may be needed later
 
 
@@ -34,6 +36,8 @@ class Options(TypedDict, total=False):
     repetition_penalty: float | None
     seed: int | None  # the same seed, the same tokens; None draws one
     eos_token_id: int | Sequence[int] | None  # None: the model's own; []: nothing ends a row
+    prefill_chunk_size: int  # 2048: so many tokens of a prompt are read at a time
+    cache_dtype: str | None  # "int8", "fp8"; None: the model's own
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,18 @@ def steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Op
     Raises:
         InputError: no prompts, an empty one, one that fills the context, ids outside the vocabulary, bad options.
     """
-    tokens, lengths = _padded(model, prompts)
-    on_mesh, finished, count, size = _mesh_context(model), np.zeros(len(lengths), bool), 1, 1
+    rows = _rows(model, prompts)
+    lengths = np.array([len(row) for row in rows], np.int32)
+    on_mesh, finished, count, size = _mesh_context(model), np.zeros(len(rows), bool), 1, 1
     with on_mesh():  # never across a yield, where it would be the caller's too
-        sampler, limits, keys = _settings(model, lengths, options)
-        longest, most = int(lengths.max()), bucket(int((lengths + limits.tokens).max()), least=64)
+        asked = _settings(model, rows, options)
+        longest, most = int(lengths.max()), bucket(int((lengths + asked.limits.tokens).max()), least=64)
         capacity = min(most, max(_ROOM, bucket(longest + CHUNK, least=64)))
-        state, emitted = prefill(model, tokens, lengths, keys, sampler, limits, capacity=capacity)
+        cache, last = begin(model, len(rows), capacity, asked.cache_dtype), None
+        *chunks, rest = _chunks(rows, 0, asked.chunk)
+        for chunk in chunks:
+            cache, last = read(model, cache, last, chunk, lengths)
+        state, emitted = prefill(model, cache, last, rest, lengths, asked.seen, asked.keys, asked.sampler, asked.limits)
     while True:
         for step in _unpacked(emitted):
             finished |= step.last
@@ -83,7 +92,7 @@ def steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Op
             return
         with on_mesh():
             state = _with_room(state, longest + count - 1 + size, most)
-            state, emitted = decode(model, state, sampler, limits, jnp.int32(size))
+            state, emitted = decode(model, state, asked.sampler, asked.limits, jnp.int32(size))
         count, size = count + size, min(2 * size, CHUNK)  # short chunks first: the first words come at once
 
 
@@ -102,9 +111,11 @@ def eos_token_ids(model: Decoder, given: int | Sequence[int] | None) -> tuple[in
 
 
 def _with_room(state: State, needed: int, most: int) -> State:
-    """The state, its cache doubled if it cannot take `needed` positions: work follows the text, not its limit."""
+    """The state, its cache doubled if it cannot take `needed` positions: memory follows the text, not its limit."""
     capacity = state.cache.capacity
-    return state if needed <= capacity or capacity >= most else grow(state, min(2 * capacity, most))
+    if needed <= capacity or capacity >= most:
+        return state
+    return replace(state, cache=grow(state.cache, min(2 * int(capacity), most)))
 
 
 def _mesh_context(model: Decoder) -> Any:
@@ -124,43 +135,74 @@ def _unpacked(emitted: Emitted) -> Iterator[Step]:
             yield Step(*(array[:, at] for array in arrays))
 
 
-def _padded(model: Decoder, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts as int32 [B T], right-padded to their bucket, and their lengths [B]."""
+def _rows(model: Decoder, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
     rows = [_row(model, index, prompt) for index, prompt in enumerate(prompts)]
     if not rows:
         raise InputError("no prompts")
-    lengths = np.array([len(row) for row in rows], np.int32)
-    tokens = np.zeros((len(rows), bucket(int(lengths.max()), least=16)), np.int32)
-    for padded, row in zip(tokens, rows, strict=True):
-        padded[: len(row)] = row
-    return tokens, lengths
+    return rows
+
+
+def _chunks(rows: Sequence[np.ndarray], begun: int, size: int) -> Iterator[np.ndarray]:
+    """Prompts from position `begun` on as int32 [B T], right-padded: T is `size`, and of the last a bucket."""
+    longest = max(map(len, rows))
+    for start in range(begun, longest, size):
+        width = size if start + size < longest else min(bucket(longest - start, least=16), size)
+        tokens = np.zeros((len(rows), width), np.int32)
+        for padded, row in zip(tokens, rows, strict=True):
+            some = row[start : start + width]
+            padded[: len(some)] = some
+        yield tokens
 
 
 def _row(model: Decoder, index: int, prompt: Sequence[int]) -> np.ndarray:
-    row, vocab, context = np.asarray(prompt), model.config.vocab_size, model.config.context
+    row, vocab, limit = np.asarray(prompt), model.config.vocab_size, model.config.limit
     if row.shape == (0,):
         raise InputError(f"prompt {index} is empty: there is nothing to continue")
     if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
         raise InputError(f"prompt {index}: must be a sequence of token ids")
-    if len(row) >= context:
-        raise InputError(f"prompt {index} has {len(row)} tokens, which fills the model's context of {context}")
+    if len(row) >= limit:
+        raise InputError(f"prompt {index} has {len(row)} tokens, which fills the model's context of {limit}")
     if (wrong := row[(row < 0) | (row >= vocab)]).size:
         raise InputError(f"prompt {index}: token {wrong[0]} is outside the model's vocabulary of {vocab}")
     return row
 
 
-def _settings(model: Decoder, lengths: np.ndarray, options: Options) -> tuple[Sampler, Limits, jax.Array]:
-    """Checked options, and a random key per row."""
+@dataclass(frozen=True)
+class _Settings:
+    """Checked options, a random key per row, and the tokens [B V] that each has already seen, where that matters."""
+
+    sampler: Sampler
+    limits: Limits
+    keys: jax.Array
+    seen: np.ndarray | None
+    chunk: int
+    cache_dtype: Any
+
+
+def _settings(model: Decoder, rows: Sequence[np.ndarray], options: Options) -> _Settings:
     for name in options:
         if name not in Options.__annotations__:
             near = get_close_matches(name, Options.__annotations__, n=1)
             raise InputError(f"unknown option {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
     sampling: dict[str, Any] = dict(options)
     count = whole_number("max_new_tokens", sampling.pop("max_new_tokens", 256), least=1)
+    chunk = whole_number("prefill_chunk_size", sampling.pop("prefill_chunk_size", PREFILL_CHUNK), least=1)
+    kept = sampling.pop("cache_dtype", None)
+    if kept is not None and kept not in DTYPES:
+        raise InputError(f"cache_dtype={kept!r}: must be {' or '.join(map(repr, DTYPES))}, or None for the model's own")
     eos, seed = eos_token_ids(model, sampling.pop("eos_token_id", None)), sampling.pop("seed", None)
     seed = broadcast(partial(secrets.randbits, 32)) if seed is None else seed
     key = jax.random.key(np.uint32(whole_number("seed", seed, least=0, most=2**32 - 1)))
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
-    room = np.minimum(count, model.config.context - lengths)
-    limits = Limits(jnp.asarray([*eos, -1], jnp.int32), jnp.asarray(room, jnp.int32))
-    return Sampler.of(**sampling), limits, keys
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(rows)))
+    room = [min(count, int(min(model.config.limit, 2**31 - 1)) - len(row)) for row in rows]
+    limits, sampler = Limits(jnp.asarray([*eos, -1], jnp.int32), jnp.asarray(room, jnp.int32)), Sampler.of(**sampling)
+    seen = None if sampler.repetition_penalty is None else _seen(rows, model.config.vocab_size)
+    return _Settings(sampler, limits, keys, seen, chunk, None if kept is None else DTYPES[kept])
+
+
+def _seen(rows: Sequence[np.ndarray], vocab: int) -> np.ndarray:
+    """Which tokens are in each row, bool [B V]."""
+    seen = np.zeros((len(rows), vocab), bool)
+    for marked, row in zip(seen, rows, strict=True):
+        marked[row] = True
+    return seen

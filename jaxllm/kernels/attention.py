@@ -1,136 +1,122 @@
-"""The one entry point to attention, the implementations behind it, and the choice between them."""
+"""The one entry point to attention, the kernels behind it, and the choice between them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.dtypes import float0
 
-from jaxllm import config
+from jaxllm.kernels.blockwise import BLOCKS, blockwise
+from jaxllm.kernels.gradient import gradient
+from jaxllm.kernels.inputs import Inputs, Mixed, Scores
+from jaxllm.kernels.reference import reference
+from jaxllm.kernels.request import Device, Request
+from jaxllm.kernels.target import target
+from jaxllm.sharding import on_shares
 
-BLOCK = 512  # queries at a time, where there are more
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How scores are made from products, and which count: see `config.Attention`."""
-
-    scale: float
-    window: int | None = None
-    chunk: int | None = None
-    softcap: float | None = None
-    alibi: config.Alibi | None = None
+Run = Callable[[Inputs, Scores], Mixed]
 
 
-class Inputs(NamedTuple):
-    """Query [B T N H], key [B S K H], value [B S K V], the queries' offsets [B], and sinks [N] or None."""
+class Kernel(NamedTuple):
+    """An implementation for one platform, and what it says to calls that it cannot serve (None to others)."""
 
-    query: jax.Array
-    key: jax.Array
-    value: jax.Array
-    offsets: jax.Array
-    sinks: jax.Array | None
+    platform: str
+    run: Run
+    refusal: Callable[[Request, Device], str | None]
+
+
+class Choice(NamedTuple):
+    """The name of a kernel, and why it is that one."""
+
+    kernel: str
+    reason: str
+
+
+KERNELS: dict[str, Kernel] = {}  # in the order of preference; for calls that all refuse there are those of XLA
+XLA: dict[str, Run] = {"reference": reference, "blockwise": blockwise}
+
+_QUERY, _KEY = ("batch", "time", "heads", "head"), ("batch", "time", "kv_heads", "head")
+_AXES = _QUERY, _KEY, _KEY, ("batch",), ("batch",), ("heads",), _KEY[:3], _KEY[:3]  # of `Inputs`
 
 
 def attention(
     query: jax.Array,
     key: jax.Array,
-    value: jax.Array,
+    value: jax.Array | None = None,
     *,
-    offsets: jax.Array,
     scores: Scores,
+    offsets: jax.Array | None = None,
+    lengths: jax.Array | None = None,
     sinks: jax.Array | None = None,
-) -> jax.Array:
-    """Causal attention of query [B T N H] on key [B S K H] and value [B S K V], N // K queries to a key; [B T N V].
+    key_scale: jax.Array | None = None,
+    value_scale: jax.Array | None = None,
+) -> Mixed:
+    """Attention of query [B T N H] on key [B S K H] and value [B S K V], N // K queries to a key.
 
-    Query t of row b stands at position `offsets[b] + t`, key s at position s. A query sees keys up to its own
-    position, less those that `scores` puts out of sight. Keys past a row's end are never seen, since every query of
-    the row stands before them: rows of unequal length need no other mask.
+    Returns values mixed [B T N V], and the logarithms [B T N] of what weights were divided by, by which results on
+    several ranges of keys can be combined. `Inputs` says what the arguments mean, `Scores` which keys a query sees.
+    On a mesh each device computes its own rows and heads; fewer key-value heads than devices are to be `spread` first.
     """
-    name, _ = choose(query.shape[1])
-    return _IMPLEMENTATIONS[name](Inputs(query, key, value, offsets, sinks), scores)
+    inputs = Inputs(query, key, value, offsets, lengths, sinks, key_scale, value_scale)
+    if query.shape[2] % key.shape[2]:
+        raise ValueError(f"{query.shape[2]} query heads cannot share {key.shape[2]} key-value heads evenly")
+    axes = Inputs(*(None if x is None else its for x, its in zip(inputs, _AXES, strict=True)))
+    return on_shares(partial(_mixed, scores), inputs, axes, Mixed(_QUERY, _QUERY[:3]))  # pyright: ignore
 
 
-def choose(queries: int) -> tuple[str, str]:
-    """Which implementation serves a call with that many queries, and why."""
-    if queries <= BLOCK:
-        return "reference", f"at most {BLOCK} queries: the scores fit, and nothing is simpler"
-    return "blocked", f"more than {BLOCK} queries: so many at a time, and scores never grow with their square"
+def choose(request: Request, device: Device, proven: frozenset[str] = frozenset()) -> Choice:
+    """Which kernel serves a call on a device, on which those that are `proven` have equalled the reference.
 
-
-def reference(inputs: Inputs, scores: Scores) -> jax.Array:
-    """With all scores written out; softmax in float32 or wider (Vaswani et al. 2017)."""
-    query, key, value, offsets, sinks = inputs
-    batch, length, heads, head_dim = query.shape
-    groups = query.reshape(batch, length, key.shape[2], -1, head_dim)  # [B T K G H]
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    products = jnp.einsum("btkgh,bskh->bkgts", groups, key, preferred_element_type=wide) * scores.scale
-    if scores.softcap is not None:
-        products = softcap(products, scores.softcap)
-    if scores.alibi is not None:
-        bias = _alibi(scores.alibi, offsets, length, key.shape[1])
-        products = products + bias.reshape(products.shape).astype(wide)
-    mask = visible(offsets, length, key.shape[1], scores)[:, None, None]
-    weights = _softmax(jnp.where(mask, products, jnp.finfo(wide).min), sinks).astype(query.dtype)
-    out = jnp.einsum("bkgts,bskv->btkgv", weights, value, preferred_element_type=wide)
-    return out.astype(query.dtype).reshape(batch, length, heads, value.shape[-1])
-
-
-def blocked(inputs: Inputs, scores: Scores) -> jax.Array:
-    """The reference on one block of queries after another; scores are recomputed for a gradient, never kept."""
-    batch, length, heads, head_dim = inputs.query.shape
-    count = -(-length // BLOCK)
-    padded = jnp.pad(inputs.query, ((0, 0), (0, count * BLOCK - length), (0, 0), (0, 0)))
-    blocks = padded.reshape(batch, count, BLOCK, heads, head_dim).swapaxes(0, 1)
-
-    @jax.checkpoint
-    def one(block_and_start):
-        block, start = block_and_start
-        return reference(inputs._replace(query=block, offsets=inputs.offsets + start), scores)
-
-    out = jax.lax.map(one, (blocks, jnp.arange(count, dtype=jnp.int32) * BLOCK))
-    return out.swapaxes(0, 1).reshape(batch, count * BLOCK, heads, -1)[:, :length]
-
-
-def visible(offsets: jax.Array, queries: int, keys: int, scores: Scores) -> jax.Array:
-    """Which key each query may see, bool [B T S]."""
-    position = (offsets[:, None] + jnp.arange(queries))[..., None]
-    key = jnp.arange(keys)
-    mask = key <= position
-    if scores.window is not None:
-        mask &= key > position - scores.window
-    if scores.chunk is not None:
-        mask &= key // scores.chunk == position // scores.chunk
-    return mask
-
-
-def softcap(x: jax.Array, cap: float) -> jax.Array:
-    """x bounded smoothly to between -cap and cap (Bello et al. 2017)."""
-    return jnp.tanh(x / cap) * cap
-
-
-def _softmax(products: jax.Array, sinks: jax.Array | None) -> jax.Array:
-    """Weights [B K G T S]; a sink [N] takes part in the sum, and its own weight is dropped.
-
-    Hidden scores are the lowest number, not -inf: padded queries that see no key must not give gradients NaN.
+    All but XLA's own are taken only if they are among them: neither that it lowers nor that it is right can be taken
+    for granted of a kernel on a chip that it has not been tried on.
     """
-    if sinks is None:
-        return jax.nn.softmax(products, axis=-1)
-    _, kv_heads, groups, _, _ = products.shape
-    column = jnp.broadcast_to(sinks.reshape(kv_heads, groups, 1, 1).astype(products.dtype), (*products.shape[:-1], 1))
-    return jax.nn.softmax(jnp.concatenate([products, column], axis=-1), axis=-1)[..., :-1]
+    said = []
+    for name, kernel in KERNELS.items():
+        if kernel.platform != device.platform:
+            continue
+        refusal = kernel.refusal(request, device)
+        if refusal is None and name in proven:
+            return Choice(name, "; ".join([*said, f"equals the reference on this {device.kind}"]))
+        said.append(f"{name}: {refusal or 'not yet compared on this device (jaxllm doctor --kernels)'}")
+    if request.queries <= BLOCKS.queries and request.keys <= BLOCKS.keys:
+        return Choice("reference", "; ".join([*said, "all scores are one block, and nothing is simpler"]))
+    return Choice("blockwise", "; ".join([*said, "scores a block at a time, those that count"]))
 
 
-def _alibi(part: config.Alibi, offsets: jax.Array, queries: int, keys: int) -> jax.Array:
-    """What is added to the scores, float32 [B N T S]; a constant for each query keeps the numbers small."""
-    slopes = jnp.asarray(part.slopes, jnp.float32)[:, None, None]
-    position, key = (offsets[:, None] + jnp.arange(queries))[:, None, :, None], jnp.arange(keys)
-    if not part.bfloat16:
-        return slopes * (key - position) * part.scale
-    round_ = partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)  # casts may be optimised away
-    key, position = (round_(round_(slopes) * round_(at.astype(jnp.float32))) for at in (key, position))
-    return (key - position) * part.scale
+def _mixed(scores: Scores, inputs: Inputs) -> Mixed:
+    """By the kernel that is chosen: it stands beside XLA's, which are what other platforms are lowered to."""
+    aimed, request = target(), Request.of(inputs, scores)
+    chosen = choose(request, aimed.device, aimed.proven).kernel
+    if chosen == "reference":
+        return reference(inputs, scores)
+    return _differentiable(chosen, scores, inputs)
 
 
-_IMPLEMENTATIONS = {"reference": reference, "blocked": blocked}
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _differentiable(kernel: str, scores: Scores, inputs: Inputs) -> Mixed:
+    if kernel in XLA:
+        return XLA[kernel](inputs, scores)
+    chosen = KERNELS[kernel]
+    branches = {chosen.platform: partial(chosen.run, scores=scores)}
+    return jax.lax.platform_dependent(inputs, **branches, default=partial(blockwise, scores=scores))
+
+
+def _forward(kernel: str, scores: Scores, inputs: Inputs) -> tuple[Mixed, tuple[Inputs, Mixed]]:
+    made = _differentiable(kernel, scores, inputs)
+    return made, (inputs, made)
+
+
+def _backward(kernel: str, scores: Scores, kept: tuple[Inputs, Mixed], wanted: Mixed) -> tuple[Inputs]:
+    inputs, made = kept
+    found = gradient(inputs, scores, made, wanted, BLOCKS)
+    return (Inputs(*(by if by is not None else _no_gradient(x) for x, by in zip(inputs, found, strict=True))),)
+
+
+def _no_gradient(x: jax.Array | None) -> np.ndarray | None:
+    """What stands for the gradient by an array of integers, or by none."""
+    return None if x is None else np.zeros(x.shape, float0)
+
+
+_differentiable.defvjp(_forward, _backward)

@@ -59,6 +59,14 @@ class Mixed(NamedTuple):
 NOTHING = -1e29  # a logarithm next to which any other weight counts; -inf would give gradients NaN
 
 
+def combined(one: Mixed, other: Mixed) -> Mixed:
+    """What queries make of two ranges of keys together, from what they made of each."""
+    lse = jnp.logaddexp(one.lse, other.lse)
+    weights = (jnp.exp(part.lse - lse)[..., None] for part in (one, other))
+    out = sum(part.out.astype(lse.dtype) * weight for part, weight in zip((one, other), weights, strict=True))
+    return Mixed(jnp.asarray(out, one.out.dtype), lse)
+
+
 def wide(inputs: Inputs) -> jnp.dtype:
     """What scores and sums are computed in: float32, or float64 for float64."""
     return jnp.promote_types(inputs.query.dtype, jnp.float32)

@@ -46,7 +46,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of device: its platform ("cpu", "cuda", "rocm" or "tpu"), its name, and for CUDA its compute capability."""
+    """A kind of device: platform ("cpu", "cuda", "rocm", "tpu"), name, and for CUDA the compute capability."""
 
     platform: str
     kind: str = ""
@@ -55,7 +55,7 @@ class Device:
     @classmethod
     def of(cls, device: Any) -> "Device":
         """That of one of JAX's devices."""
-        platform = {"gpu": "cuda"}.get(device.platform, device.platform)
+        platform = "cuda" if device.platform == "gpu" else device.platform
         if platform == "cuda" and "rocm" in device.client.platform_version:
             platform = "rocm"
         capability = float(getattr(device, "compute_capability", 0) or 0) if platform == "cuda" else 0.0

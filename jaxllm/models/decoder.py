@@ -7,17 +7,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxllm import config
-from jaxllm.cache import Cache, Tokens
+from jaxllm.cache import Cache, Span, Tokens
 from jaxllm.errors import InputError
-from jaxllm.kernels.attention import softcap
+from jaxllm.kernels.inputs import softcap
 from jaxllm.nn.embedding import Embedding
 from jaxllm.nn.linear import Linear
 from jaxllm.nn.norm import embed
 from jaxllm.nn.parameter import Init, build, named_parameters, replace_parameters
-from jaxllm.nn.position import Span
 from jaxllm.pipeline import Pipeline
 from jaxllm.sharding import constrain, named_sharding
 from jaxllm.streaming import Entries, Layers
+
+REREAD = 512  # tokens at a time
 
 
 class Decoder(nnx.Module):
@@ -59,18 +60,23 @@ class Decoder(nnx.Module):
         return self.logits(self.hidden(tokens, lengths)[0])
 
     def hidden(
-        self, tokens: jax.Array, lengths: jax.Array | None = None, cache: Cache | None = None
+        self,
+        tokens: jax.Array,
+        lengths: jax.Array | None = None,
+        cache: Cache | None = None,
+        horizon: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """The last layer's normalised states [B T D]; with a cache, of tokens that follow what it holds.
 
-        Returns the cache with the first `lengths[b]` of these tokens added to each row.
+        Returns the cache with the first `lengths[b]` of these tokens added to each row. Where they are a part of what
+        is to be read, `horizon`, int32 [B], is the length of each row with all of it.
         """
         tokens, added = self._checked(tokens, lengths, cache)
-        if cache is None:
-            cache = Cache(self.layers.no_entries, jnp.zeros(len(tokens), jnp.int32))
-        span = Span(cache.lengths, cache.lengths + added)
+        cache = Cache(self.layers.no_entries) if cache is None else cache
+        ends = added if cache.lengths is None else cache.lengths + added
+        span = Span(cache.lengths, ends, ends if horizon is None else jnp.maximum(ends, horizon))
         x, entries = self._layers(tokens, span, self._reread(cache, span))
-        seen = cache.tokens and cache.tokens.append(span.start, tokens.astype(jnp.int32))
+        seen = cache.tokens and cache.tokens.append(span, tokens.astype(jnp.int32))
         return x if self.norm is None else self.norm(x), Cache(entries, span.lengths, seen)
 
     def embed(self, tokens: jax.Array, span: Span) -> jax.Array:
@@ -97,11 +103,15 @@ class Decoder(nnx.Module):
             logits = softcap(logits, self.config.logit_softcap)
         return constrain(logits, "rows", *(("time",) * (logits.ndim - 2)), "vocab")
 
-    def new_cache(self, batch: int, capacity: int) -> Cache:
-        """An empty cache for `batch` rows of up to `capacity` positions."""
-        entries = self.layers.new_entries(batch, capacity, self.dtype)
-        tokens = Tokens(jnp.zeros((batch, capacity), jnp.int32)) if self.config.turning_lengths else None
-        return Cache(entries, jnp.zeros(batch, jnp.int32), tokens)
+    def new_cache(self, batch: int, capacity: int, dtype: Any = None) -> Cache:
+        """An empty cache for `batch` rows of up to `capacity` positions, kept in a dtype: by default the model's.
+
+        Eight bits (`jaxllm.narrow.DTYPES`) are kept with a scale for each vector.
+        """
+        entries, tokens = self.layers.new_entries(batch, capacity, self.dtype if dtype is None else dtype), None
+        if self.config.turning_lengths:
+            tokens = Tokens(jnp.zeros((batch, capacity), jnp.int32), jnp.zeros(batch, jnp.int32))
+        return Cache(entries, None, tokens)
 
     def stage_names(self, name: str) -> tuple[str | None, ...] | None:
         """The names that the parts of a parameter have which stages of a pipeline share; None for any other.
@@ -121,21 +131,27 @@ class Decoder(nnx.Module):
         """The cache's entries, those of rows that this call takes beyond a turning length made anew.
 
         LongRoPE gives all positions of such a row other frequencies, and what a layer makes of a token depends on
-        those of the layers before: all of it is to be read again, once.
+        those of the layers before: all of it is to be read again, once, some tokens at a time.
         """
         turns = [length for length in self.config.turning_lengths if length < cache.capacity]
-        if cache.tokens is None or not turns:
+        if cache.tokens is None or span.start is None or not turns:
             return cache.entries
-        tokens, start = cache.tokens.token, span.start
-        crossing = jnp.stack([(start > 0) & (start <= turn) & (turn < span.lengths) for turn in turns]).any(axis=0)
+        (tokens, before), start = (cache.tokens.token, cache.tokens.horizon), span.start
+        crossing = jnp.stack([(start > 0) & (before <= turn) & (turn < span.horizon) for turn in turns]).any(axis=0)
+        size = next(n for n in range(min(REREAD, tokens.shape[1]), 0, -1) if tokens.shape[1] % n == 0)
 
         def choose(new: jax.Array, old: jax.Array) -> jax.Array:
             rows = jnp.tile(crossing, len(new) // len(crossing))  # once for every stage of a pipeline
             return jnp.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
+        def part(index: jax.Array, entries: Entries) -> Entries:
+            at = jnp.full_like(start, index * size)
+            some = jax.lax.dynamic_slice_in_dim(tokens, index * size, size, axis=1)
+            return self._layers(some, Span(at, jnp.minimum(start, at + size), span.horizon), entries)[1]
+
         def read(entries: Entries) -> Entries:
-            empty = self.new_cache(*tokens.shape).entries
-            new = self._layers(tokens, Span(jnp.zeros_like(start), span.lengths), empty)[1]
+            empty = jax.tree.map(jnp.zeros_like, entries)
+            new = jax.lax.fori_loop(0, -(-start.max() // size), part, empty)
             return jax.tree.map(choose, new, entries)
 
         return jax.lax.cond(crossing.any(), read, lambda entries: entries, cache.entries)

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxllm import config
-from jaxllm.cache import Entry
+from jaxllm.cache import Entry, Span
 from jaxllm.nn.norm import embed
 from jaxllm.nn.parameter import Init, build, builds
-from jaxllm.nn.position import Span
 from jaxllm.sharding import constrain
 
 

@@ -5,7 +5,6 @@ computed by NumPy, in PyTorch's order: a bit lost there is multiplied by the pos
 """
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +12,8 @@ import numpy as np
 from flax import nnx
 
 from jaxllm import config
+from jaxllm.cache import Span
 from jaxllm.nn.parameter import Init, builds
-
-
-class Span(NamedTuple):
-    """The T tokens of one call: where each row's first one stands [B], and the row's length with them [B]."""
-
-    start: jax.Array
-    lengths: jax.Array
-
-    def positions(self, tokens: int) -> jax.Array:
-        """Positions of the call's tokens, int32 [B T]."""
-        return self.start[:, None] + jnp.arange(tokens, dtype=jnp.int32)
 
 
 @builds(config.Rotary)
@@ -36,7 +25,7 @@ class Rotary(nnx.Module):
 
     def __call__(self, x: jax.Array, span: Span) -> jax.Array:
         """Queries or keys [B T N H], turned."""
-        cos, sin = rotary_tables(self.part, self.dim, span.positions(x.shape[1]), span.lengths)
+        cos, sin = rotary_tables(self.part, self.dim, span.positions(x.shape[1]), span.horizon)
         return rotate(x, cos, sin, self.part.interleaved)
 
 

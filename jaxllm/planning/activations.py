@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxllm import config
-from jaxllm.kernels.attention import BLOCK
+from jaxllm.generation.tokens import PREFILL_CHUNK
+from jaxllm.kernels.blockwise import BLOCKS
 from jaxllm.pipeline import microbatches
 from jaxllm.planning.memory import STORED, local_shape, weight_bytes, weights
 from jaxllm.planning.mesh import Extents
@@ -21,14 +22,16 @@ Share = Callable[..., int]  # how many elements of an array [B T ...] with the g
 def activation_bytes(
     part: config.Decoder, stored: str, mesh: Any, batch: int, time: int, capacity: int, offload: bool = False
 ) -> float:
-    """One device's bytes while it reads prompts [B T] at once into a cache of S positions; an estimate.
+    """One device's bytes while it reads prompts [B T], so many tokens at a time, into a cache of S positions.
+
+    It is an estimate. For T stands what `generate` reads at once, at most `PREFILL_CHUNK`.
 
     Computing in a dtype of w bytes, it is the larger one of 12 B V, the logits of the last position and their softmax
     in float32, and of the sum of the residual stream, w B T D, of two layers of weights where `fsdp` splits them or
     the host has them, and of the widest of
 
-    - attention: queries and what is mixed for them, 2 w B T N H, and scores, of 512 queries at a time
-      (`jaxllm.kernels.attention`), as products in float32 and as weights, (4 + w) B N min(T, 512) S. Keys and values
+    - attention: queries and what is mixed for them, 2 w B T N H, and scores, of one block of queries and of keys
+      (`jaxllm.kernels.blockwise`), as products in float32 and as weights, (4 + w) B N t s. Keys and values
       are the cache; in latent attention, which expands them, 2 w B T N (H + V) is the first;
     - a feed-forward network: what it reads, w B T D, with gate and up in float32, 8 B T F;
     - a mixture: that for the k experts of every token, with the rows that come back from them, 4 B T k D.
@@ -39,6 +42,7 @@ def activation_bytes(
 
     Every axis counts as one device's share of it. On a CPU rows of experts are padded to blocks, which is not counted.
     """
+    time = min(time, PREFILL_CHUNK)
     width, stages = jnp.dtype(STORED[stored]).itemsize, mesh.shape.get("stage", 1)
     count = microbatches((batch, time, part.embed_dim), stages, mesh) if stages > 1 else 1
 
@@ -60,7 +64,7 @@ def activation_bytes(
 def _attention(
     part: config.Attention | config.LatentAttention, share: Share, time: int, capacity: int, width: int
 ) -> float:
-    scores = (WIDE + width) * share(time=min(time, BLOCK), heads=part.heads, keys=capacity)
+    scores = (WIDE + width) * share(time=min(time, BLOCKS.queries), heads=part.heads, keys=min(capacity, BLOCKS.keys))
     if isinstance(part, config.Attention):
         return scores + 2 * width * share(heads=part.heads, head=part.head_dim)
     head = part.nope_dim + part.rope_dim + part.value_dim

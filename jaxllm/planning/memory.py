@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxllm import config
+from jaxllm.cache import AXES
 from jaxllm.models.decoder import abstract
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.planning.mesh import Extents
@@ -20,7 +21,7 @@ from jaxllm.stages import arrange
 GROUP = 32  # weights that share a scale in int4, along the contraction
 LARGE_SHARE, LARGE_BYTES = 0.01, 16e6  # of a model; a parameter is large that is more than both
 _SCALE_BYTES = 2
-CACHE_AXES = {4: ("batch", "time", "kv_heads", "head"), 3: ("batch", "time", "features"), 2: ("batch", "time")}
+CACHE_AXES = {4: AXES, 3: AXES[:3], 2: ("batch", "time"), 1: ("batch",)}  # keys, scales, tokens, horizons
 
 # What weights may be stored as, and the dtype that is computed in.
 STORED = {
@@ -185,9 +186,11 @@ def in_bytes(count: float) -> str:
 
 @cache
 def _kinds(part: config.Decoder) -> tuple[int, ...]:
-    """For every layer the first that has the same weights, by their names and shapes."""
+    """For every layer the first that has the same weights, by their names and shapes, and the same window."""
     blocks = list(dict.fromkeys(part.block(layer) for layer in range(part.num_layers)))
-    weights: dict[config.Block | config.ParallelBlock, tuple] = dict.fromkeys(blocks, ())
+    weights: dict[config.Block | config.ParallelBlock, tuple] = {
+        block: (getattr(block.attention, "window", None),) for block in blocks
+    }
     for name, weight in named_parameters(abstract(replace(part, blocks=tuple(blocks), num_layers=len(blocks)))):
         if name.startswith("layers."):
             _, index, inner = name.split(".", 2)

@@ -116,7 +116,7 @@ def _stored(work: Work, mesh: Extents) -> Stored:
 
 def _notes(part: config.Decoder, chip: Chip, mesh: Extents, context: int, own: Stored) -> Iterator[str]:
     """What one should know besides."""
-    if context > part.context:
+    if context > part.limit:
         yield f"a context of {context:,} is beyond the {part.context:,} that the model was made for"
     if (share := own.total / chip.memory) > PREALLOCATED and own.fits and chip.is_gpu:
         fraction = f"XLA_PYTHON_CLIENT_MEM_FRACTION={(1 + share) / 2:.2f}"

@@ -1,5 +1,6 @@
 """The programs of generation for devices that need not be there, with shapes in place of arrays."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Lowered
 
 from jaxllm import config
-from jaxllm.generation.decode import Limits, State, decode, prefill
+from jaxllm.cache import Cache
+from jaxllm.generation.decode import Limits, State, begin, decode, prefill
+from jaxllm.generation.tokens import PREFILL_CHUNK
 from jaxllm.models.decoder import abstract
 from jaxllm.planning.memory import cache_partition
 from jaxllm.sampling import Sampler
@@ -46,21 +49,26 @@ def programs(
     def whole(shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
 
-    tokens, lengths, steps = (whole(shape, jnp.int32) for shape in ((batch, prompt), (batch,), ()))
+    size = min(prompt, PREFILL_CHUNK)
+    tokens, lengths, steps = (whole(shape, jnp.int32) for shape in ((batch, size), (batch,), ()))
     sampler, limits = Sampler.of(), Limits(whole((1,), jnp.int32), lengths)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
     with jax.set_mesh(mesh):
-        reading = prefill.trace(model, tokens, lengths, whole(keys.shape, keys.dtype), sampler, limits, capacity)
+        cache, last = _placed(begin.trace(model, batch, capacity).out_info, mesh), None
+        if size < prompt:  # the last chunk of several
+            cache, last = replace(cache, lengths=lengths), whole((batch, 1, part.embed_dim), dtype)
+        rest = None, whole(keys.shape, keys.dtype), sampler, limits
+        reading = prefill.trace(model, cache, last, tokens, lengths, *rest)
         state = _placed(reading.out_info[0], mesh)
         going_on = decode.trace(model, state, sampler, limits, steps)
         return Programs(*(traced.lower(lowering_platforms=platforms) for traced in (reading, going_on)))
 
 
-def _placed(state: State, mesh: Mesh) -> Any:
-    """The state where a prefill leaves it: a cache split as its heads are, all else whole on every device."""
+def _placed(state: Cache | State, mesh: Mesh) -> Any:
+    """A state or a cache where programs leave it: a cache split as its heads are, all else whole on every device."""
 
     def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        kept = getattr(path[0], "name", None) == "cache" and leaf.ndim > 1
+        kept = leaf.ndim > 1 and {"entries", "tokens"} & {getattr(at, "name", None) for at in path}
         at = cache_partition(leaf.shape, mesh) if kept else PartitionSpec()
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, at))
 
