@@ -86,9 +86,9 @@ def prefill(
     limits: Limits,
 ) -> tuple[State, Emitted]:
     """Reads what is left of the prompts, and samples a first token; the rest is as in `read` and `State`."""
-    cache, last = read(model, cache, last, tokens, lengths)
+    cache, found = read(model, cache, last, tokens, lengths)
     state = State(cache, tokens[:, 0], jnp.zeros(len(tokens), bool), seen, keys, jnp.int32(0))
-    state, emitted = _sample(model, state, last, sampler, limits)
+    state, emitted = _sample(model, state, found, sampler, limits)
     return state, replicate(emitted)
 
 
