@@ -5,7 +5,10 @@ from typing import Any
 import jax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-FILLS = jax.__version_info__ >= (0, 12)  # whether the interpreter fills what copies find outside of an array, as a GPU does
+FILLS = jax.__version_info__ >= (
+    0,
+    12,
+)  # whether the interpreter fills what copies find outside of an array, as a GPU does
 
 
 def interpreter() -> Any:
@@ -13,4 +16,4 @@ def interpreter() -> Any:
     params = getattr(plgpu, "InterpretGPUParams", None)
     if params is None:  # private before JAX 0.11
         from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams as params
-    return params()
+    return params(detect_races=True)

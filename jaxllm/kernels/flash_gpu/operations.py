@@ -83,7 +83,9 @@ class Hopper:
             for reference, array in zip(carried, step.soften(scores, carry), strict=True):
                 reference[...] = array
 
-        return pl.run_state(scoped)((plgpu.ACC.init(out), carry))
+        out, carry = pl.run_state(scoped)((plgpu.ACC.init(out), carry))
+        out, _ = jax.lax.optimization_barrier((out, weights))
+        return out, carry
 
 
 class Interpreted:
@@ -111,11 +113,12 @@ class Interpreted:
 
     def score(self, query: Any, key: Any) -> jax.Array:
         """See `Hopper`."""
-        return jnp.einsum("rh,sh->rs", query[...], key[...], preferred_element_type=jnp.float32)
+        query, key = _read(query), _read(key)
+        return jnp.einsum("rh,sh->rs", query, key, preferred_element_type=jnp.float32)
 
     def mix(self, out: jax.Array, weights: jax.Array, value: Any) -> jax.Array:
         """See `Hopper`."""
-        return out + jnp.einsum("rs,sv->rv", weights, value[...], preferred_element_type=jnp.float32)
+        return out + jnp.einsum("rs,sv->rv", weights, _read(value), preferred_element_type=jnp.float32)
 
     def score_and_mix(
         self, query: Any, key: Any, out: jax.Array, weights: jax.Array, value: Any, carry: Carry, step: Step
@@ -124,3 +127,10 @@ class Interpreted:
         scores = self.score(query, key)
         step.issued()
         return self.mix(out, weights, value), step.soften(scores, carry)
+
+
+def _read(shared: Any) -> jax.Array:
+    """What is in shared memory, read by ordinary means: only a fence orders that before the next copy to there."""
+    array = shared[...]
+    plgpu.commit_smem()
+    return array

@@ -1,7 +1,7 @@
 """How a call is cut into blocks: by static shapes alone, so that a compiled program is right for any contents."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 
@@ -9,6 +9,8 @@ from jaxllm.kernels.request import Device, Request
 
 ROWS = 64  # query rows of a warpgroup: what one wgmma takes
 PROCESSORS = 132  # multiprocessors of an H100 or H200
+STARTING = 2  # blocks of keys in whose time a thread block begins and ends: a guess
+REGISTERS = 65536  # of a multiprocessor
 SHARED = 227 * 1024  # bytes of shared memory that a thread block may have
 
 
@@ -24,7 +26,7 @@ class Tiles:
     depth: int = 2
     warpgroups: int | None = None
     splits: int | None = None
-    registers: tuple[int, int] = (240, 40)
+    registers: tuple[int, int] = (240, 24)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Plan:
     depth: int
     warpgroups: int
     splits: int
-    registers: tuple[int, int] = field(default=(240, 40))
+    registers: tuple[int, int] = (240, 24)
 
     @property
     def heads(self) -> int:
@@ -99,20 +101,24 @@ def plan(request: Request, tiles: Tiles) -> Plan:
     largest = 64 if request.head_dim + request.value_dim > 256 else 128
     keys = tiles.keys or largest
     splits = tiles.splits or split(heads * -(-rows // ROWS), -(-request.keys // keys))
-    warpgroups = tiles.warpgroups or (2 if splits == 1 and rows > ROWS else 1)
+    both = heads * -(-rows // (2 * ROWS))
+    warpgroups = tiles.warpgroups or (2 if splits == 1 and 2 * both > PROCESSORS else 1)
+    computing, copying = tiles.registers
+    if warpgroups * computing + copying > (warpgroups + 1) * (REGISTERS // (128 * (warpgroups + 1)) // 8 * 8):
+        raise ValueError(
+            f"registers {tiles.registers} of {warpgroups + 1} warpgroups: they would wait forever for them"
+        )
     return Plan(request, pack, keys, tiles.depth, warpgroups, splits, tiles.registers)
 
 
 def split(blocks: int, key_blocks: int) -> int:
-    """The fewest parts of the keys that leave little of the last wave of thread blocks empty."""
+    """The fewest parts of the keys with which all blocks take the least time, one after another on the processors."""
 
-    def used(splits: int) -> float:
-        waves = blocks * splits / PROCESSORS
-        return waves / math.ceil(waves)
+    def time(splits: int) -> int:
+        waves, share = -(-blocks * splits // PROCESSORS), -(-key_blocks // splits)
+        return waves * (share + STARTING)
 
-    candidates = range(1, min(key_blocks, PROCESSORS) + 1)
-    enough = 0.85 * max(map(used, candidates))
-    return next(splits for splits in candidates if used(splits) >= enough)
+    return min(range(1, min(key_blocks, PROCESSORS) + 1), key=time)
 
 
 def refusal(request: Request, device: Device) -> str | None:
