@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from jaxllm import config
 from jaxllm.kernels.flash_gpu import compat
 from jaxllm.kernels.flash_gpu.body import Body, Global, Memory
 from jaxllm.kernels.flash_gpu.operations import Hopper, Interpreted
-from jaxllm.kernels.flash_gpu.plan import ROWS, Plan, Tiles, plan, refusal, swizzled
+from jaxllm.kernels.flash_gpu.plan import ROWS, Plan, Tiles, plan, refusal, unserved
 from jaxllm.kernels.flash_gpu.softmax import Softmax
 from jaxllm.kernels.inputs import Inputs, Mixed, Scores
 from jaxllm.kernels.request import Request
@@ -26,8 +27,13 @@ def flash_gpu(inputs: Inputs, scores: Scores, *, tiles: Tiles | None = None, int
 
     Few queries over many keys are attended to by several thread blocks, whose parts are combined (Dao et al. 2023,
     flash decoding).
+
+    Raises ValueError for what it does not serve, and for tiles that would ask for more registers than there are.
     """
-    cut = plan(Request.of(inputs, scores), tiles or Tiles())
+    request = Request.of(inputs, scores)
+    if reason := unserved(request):
+        raise ValueError(reason)
+    cut = plan(request, tiles or Tiles())
     out, lse = launch(cut, inputs, interpret)  # [X B R N V], [X B N R]
     out, lse = (out[0], lse[0]) if cut.splits == 1 else combine(out, lse)
     mixed = Mixed(unpacked(out, cut), unpacked(lse.swapaxes(1, 2)[..., None], cut)[..., 0])
@@ -59,7 +65,7 @@ def launch(cut: Plan, inputs: Inputs, interpret: bool) -> tuple[jax.Array, jax.A
 
 def memory(cut: Plan) -> dict[str, Any]:
     """The types of `Memory`."""
-    request, groups, depth, done = cut.request, cut.warpgroups, cut.depth, cut.warpgroups
+    request, groups, depth = cut.request, cut.warpgroups, cut.depth
     types = {
         "query": tiled((groups, ROWS, request.head_dim), request.dtype),
         "key": tiled((depth, cut.keys, request.head_dim), request.dtype),
@@ -68,38 +74,34 @@ def memory(cut: Plan) -> dict[str, Any]:
         "query_come": plgpu.Barrier(num_barriers=groups),
         "key_come": plgpu.Barrier(num_barriers=depth),
         "value_come": plgpu.Barrier(num_barriers=depth),
-        "key_free": plgpu.Barrier(num_arrivals=done, num_barriers=depth),
-        "value_free": plgpu.Barrier(num_arrivals=done, num_barriers=depth),
+        "key_free": plgpu.Barrier(num_arrivals=groups, num_barriers=depth),
+        "value_free": plgpu.Barrier(num_arrivals=groups, num_barriers=depth),
         "turn": plgpu.Barrier(num_barriers=groups),
     }
     return types if cut.aliased else types | {"out": tiled((groups, ROWS, request.value_dim), cut.out_dtype)}
 
 
 def tiled(shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
-    """Shared memory in the tiles of 8 rows that wgmma reads, swizzled so that no two of a column share a bank."""
+    """Shared memory in the tiles of 8 rows that wgmma reads, as wide and so swizzled as a size of a row allows."""
     columns = math.gcd(shape[-1], 128 // dtype.itemsize)
     transforms = plgpu.TilingTransform((8, columns)), plgpu.SwizzleTransform(columns * dtype.itemsize)
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
 def given(cut: Plan, inputs: Inputs, interpret: bool) -> tuple[jax.Array, ...]:
-    """What the kernel reads: see `Global`. Keys are copied only if there are few, or their number is no multiple of 8."""
+    """What the kernel reads: see `Global`. Keys are copied only if few or no multiple of 8."""
     request = cut.request
     query = inputs.query.reshape(request.batch, request.queries, cut.heads, cut.pack, request.head_dim)
     query = query.swapaxes(2, 3).reshape(request.batch, cut.rows, cut.heads, request.head_dim)
     query = pad(query, 1, cut.block)
     whole = cut.keys if interpret and not compat.FILLS else 8
-    key, value = (pad(array.swapaxes(1, 2), 2, whole, cut.keys) for array in (inputs.key, inputs.value))
+    key, value = (pad(array.swapaxes(1, 2), 2, whole, cut.keys) for array in inputs[1:3] if array is not None)
     offsets = jnp.zeros(request.batch, jnp.int32) if inputs.offsets is None else inputs.offsets
     lengths = request.keys if inputs.lengths is None else jnp.minimum(inputs.lengths, request.keys)
     lengths = jnp.broadcast_to(jnp.asarray(lengths, jnp.int32), request.batch)
-    alibi = request.scores.alibi
-    if alibi is None:
-        slopes = jnp.zeros((cut.heads, ROWS), jnp.float32)
-    else:
-        slopes = jnp.asarray(alibi.slopes, jnp.float32).reshape(cut.heads, 1, cut.pack) * alibi.scale
-        repeats = -(-cut.rows // cut.pack) if cut.pack > 1 else ROWS
-        slopes = pad(jnp.broadcast_to(slopes, (cut.heads, repeats, cut.pack)).reshape(cut.heads, -1), 1, cut.block)
+    heads = jnp.arange(cut.blocks * cut.block if cut.pack > 1 else ROWS) % cut.pack  # that rows are of
+    alibi = request.scores.alibi or config.Alibi((0.0,) * request.heads)
+    slopes = jnp.asarray(alibi.slopes, jnp.float32).reshape(cut.heads, cut.pack)[:, heads] * alibi.scale
     return query, key, value, offsets.astype(jnp.int32), lengths, slopes
 
 

@@ -8,10 +8,9 @@ warpgroups take turns at the tensor cores, so that one's softmax hides behind th
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -43,8 +42,11 @@ class Memory(NamedTuple):
 
 
 class Global(NamedTuple):
-    """Query [B R N H], key [B K S H], value [B K S V], offsets and lengths [B], slopes [N, R or 64]; and what is made
-    of them by each of X splits of the keys: out [X B R N V] and lse [X B N R]."""
+    """What the kernel reads and writes, for X splits of the keys.
+
+    Query [B R N H], key [B K S H] and value [B K S V], offsets and lengths [B], slopes [N R] (of 64 rows, where all
+    are of one head); out [X B R N V] and lse [X B N R].
+    """
 
     query: Any
     key: Any
@@ -74,16 +76,14 @@ class Body:
 
         @pl.when(group < plan.warpgroups)
         def _compute() -> None:
-            plgpu.set_max_registers(plan.registers[0], action="increase")
+            self.registers("increase")
             row = block * plan.block + group * ROWS
-            start = rem(row, given.slopes.shape[1])
-            slopes = given.slopes.at[head, pl.ds(start, ROWS)]
+            slopes = given.slopes.at[head, pl.ds(row if plan.pack > 1 else 0, ROWS)]
             plgpu.copy_gmem_to_smem(
                 given.query.at[batch, pl.ds(row, ROWS), head], memory.query.at[group], memory.query_come.at[group]
             )
             plgpu.barrier_wait(memory.query_come.at[group])
-            out = memory.query if memory.out is None else memory.out
-            out, lse = leading(out.at[group], plan.request.value_dim), memory.lse.at[group]
+            out, lse = (memory.query if memory.out is None else memory.out).at[group], memory.lse.at[group]
 
             @pl.when(span.start < span.stop)
             def _attend() -> None:
@@ -96,17 +96,21 @@ class Body:
                 lse[...] = self.operations.row_fill(ROWS, 10 * NOTHING)
 
             plgpu.commit_smem()
-            stored = pl.ds(0, plan.stored)
-            there = pl.ds(row, plan.stored)
+            stored, there = (pl.ds(start, plan.stored) for start in (0, row))
             plgpu.copy_smem_to_gmem(out.at[stored], given.out.at[part, batch, there, head])
             plgpu.copy_smem_to_gmem(lse.at[stored], given.lse.at[part, batch, head, there])
             plgpu.wait_smem_to_gmem(0)
 
         @pl.when(group == plan.warpgroups)
         def _copy() -> None:
-            plgpu.set_max_registers(plan.registers[1], action="decrease")
+            self.registers("decrease")
             kv_head = div(head, plan.heads // plan.request.kv_heads)
             self.copy(given.key.at[batch, kv_head], given.value.at[batch, kv_head], memory, span)
+
+    def registers(self, action: Literal["increase", "decrease"]) -> None:
+        """Moves registers from the warpgroup that copies to two that compute; one has all it can use."""
+        if self.plan.warpgroups > 1:
+            plgpu.set_max_registers(self.plan.registers[action == "decrease"], action=action)
 
     def copy(self, key: Any, value: Any, memory: Memory, span: Span) -> None:
         """Brings a span of key [S H] and value [S V], block after block, as soon as there is room."""
@@ -133,7 +137,7 @@ class Body:
     def attend(self, memory: Memory, group: jax.Array, span: Span, rows: Rows) -> tuple[jax.Array, jax.Array]:
         """Outputs [64 V] and logarithms [64] of a warpgroup's rows for a span of at least one block."""
         plan, softmax, operations = self.plan, self.softmax, self.operations
-        query = leading(memory.query.at[group], plan.request.head_dim)
+        query = memory.query.at[group]
         plgpu.barrier_wait(memory.key_come.at[0])
         scores = operations.score(query, memory.key.at[0])
         plgpu.barrier_arrive(memory.key_free.at[0])
@@ -179,8 +183,3 @@ class Body:
         )
         plgpu.barrier_arrive(memory.value_free.at[before])
         return out * across(running.left, out.shape), running
-
-
-def leading(reference: Any, size: int) -> Any:
-    """The first columns of a reference to rows."""
-    return reference if reference.shape[-1] == size else reference.at[:, pl.ds(0, size)]

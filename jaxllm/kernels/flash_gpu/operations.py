@@ -31,7 +31,7 @@ class Hopper:
     def __init__(self) -> None:
         self._layout = plgpu.Layout.WGMMA
 
-    def index(self, shape: tuple[int, int], axis: int) -> jax.Array:
+    def index(self, shape: tuple[int, ...], axis: int) -> jax.Array:
         """Int32 numbers counting along an axis of a block of scores."""
         return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=self._layout)
 
@@ -39,7 +39,7 @@ class Hopper:
         """Int32 numbers of a block's rows."""
         return plgpu.broadcasted_iota(jnp.int32, (rows,), 0, layout=self._layout.reduce(1))
 
-    def fill(self, shape: tuple[int, int], number: float) -> jax.Array:
+    def fill(self, shape: tuple[int, ...], number: float) -> jax.Array:
         """A block of one float32 number."""
         return plgpu.layout_cast(jnp.full(shape, number, jnp.float32), self._layout)
 
@@ -58,11 +58,12 @@ class Hopper:
             plgpu.wgmma(scores, query, key.transpose((1, 0)))
             return scores[...]
 
-        return pl.run_scoped(scoped, plgpu.ACC((query.shape[0], key.shape[0]), jnp.float32))
+        return pl.run_scoped(scoped, plgpu.WGMMAAccumulatorRef((query.shape[0], key.shape[0]), jnp.float32))
 
     def mix(self, out: jax.Array, weights: jax.Array, value: Any) -> jax.Array:
         """Out [R V] and what weights [R S] in registers make of a value [S V] in shared memory."""
-        return pl.run_state(lambda sum_: plgpu.wgmma(sum_, weights, value))(plgpu.ACC.init(out))
+        mixed: Any = pl.run_state(lambda sum_: plgpu.wgmma(sum_, weights, value))(plgpu.WGMMAAccumulatorRef.init(out))
+        return mixed
 
     def score_and_mix(
         self, query: Any, key: Any, out: jax.Array, weights: jax.Array, value: Any, carry: Carry, step: Step
@@ -78,20 +79,23 @@ class Hopper:
                 step.issued()
                 return plgpu.wgmma_accumulator_load(scores, wait_n=1)
 
-            scores = pl.run_scoped(issue, plgpu.ACC((query.shape[0], key.shape[0]), jnp.float32))
+            scores = pl.run_scoped(issue, plgpu.WGMMAAccumulatorRef((query.shape[0], key.shape[0]), jnp.float32))
             carry = jax.tree.map(lambda reference: reference[...], carried)
             for reference, array in zip(carried, step.soften(scores, carry), strict=True):
                 reference[...] = array
 
-        out, carry = pl.run_state(scoped)((plgpu.ACC.init(out), carry))
-        out, _ = jax.lax.optimization_barrier((out, weights))
-        return out, carry
+        state: Any = pl.run_state(scoped)((plgpu.WGMMAAccumulatorRef.init(out), carry))
+        # The new weights may not take the registers of the old ones while these are multiplied: the compiler, which
+        # does not know that products go on, is told that the old ones are still wanted. Without this it notices in
+        # the end, and lets no two products overlap.
+        out, _ = jax.lax.optimization_barrier((state[0], weights))
+        return out, state[1]
 
 
 class Interpreted:
     """The same, by operations that the interpreter knows."""
 
-    def index(self, shape: tuple[int, int], axis: int) -> jax.Array:
+    def index(self, shape: tuple[int, ...], axis: int) -> jax.Array:
         """See `Hopper`."""
         return jax.lax.broadcasted_iota(jnp.int32, shape, axis)
 
@@ -99,7 +103,7 @@ class Interpreted:
         """See `Hopper`."""
         return jax.lax.iota(jnp.int32, rows)
 
-    def fill(self, shape: tuple[int, int], number: float) -> jax.Array:
+    def fill(self, shape: tuple[int, ...], number: float) -> jax.Array:
         """See `Hopper`."""
         return jnp.full(shape, number, jnp.float32)
 

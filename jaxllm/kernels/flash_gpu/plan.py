@@ -1,6 +1,5 @@
 """How a call is cut into blocks: by static shapes alone, so that a compiled program is right for any contents."""
 
-import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -19,11 +18,11 @@ class Tiles:
     """What may be tuned; None: chosen by the shapes.
 
     `keys` to a block, `depth` blocks of keys in flight, `warpgroups` that compute (each has 64 query rows), `splits`
-    of the keys, and how many registers a thread that computes, or that copies, may have.
+    of the keys, and how many registers a thread that computes, or that copies, may have beside another such warpgroup.
     """
 
     keys: int | None = None
-    depth: int = 2
+    depth: int | None = None
     warpgroups: int | None = None
     splits: int | None = None
     registers: tuple[int, int] = (240, 24)
@@ -73,8 +72,7 @@ class Plan:
     @property
     def aliased(self) -> bool:
         """Whether outputs are staged where queries were."""
-        head, value = self.request.head_dim, self.request.value_dim
-        return self.splits == 1 and value == head
+        return self.splits == 1 and self.request.value_dim == self.request.head_dim
 
     @property
     def out_dtype(self) -> jnp.dtype:
@@ -89,11 +87,6 @@ class Plan:
         return 2 * (self.block * head + self.depth * self.keys * (head + value)) + staged + 4 * self.block
 
 
-def swizzled(size: int) -> int:
-    """Elements of 16 bits that shared memory keeps together: the most of 64, 32 and 16 that divide a size."""
-    return math.gcd(size, 64)
-
-
 def plan(request: Request, tiles: Tiles) -> Plan:
     """Packs the heads of a key where queries would not fill a block, and splits the keys to fill the processors."""
     pack = request.heads // request.kv_heads if request.queries < 2 * ROWS else 1
@@ -103,12 +96,11 @@ def plan(request: Request, tiles: Tiles) -> Plan:
     splits = tiles.splits or split(heads * -(-rows // ROWS), -(-request.keys // keys))
     both = heads * -(-rows // (2 * ROWS))
     warpgroups = tiles.warpgroups or (2 if splits == 1 and 2 * both > PROCESSORS else 1)
-    computing, copying = tiles.registers
-    if warpgroups * computing + copying > (warpgroups + 1) * (REGISTERS // (128 * (warpgroups + 1)) // 8 * 8):
-        raise ValueError(
-            f"registers {tiles.registers} of {warpgroups + 1} warpgroups: they would wait forever for them"
-        )
-    return Plan(request, pack, keys, tiles.depth, warpgroups, splits, tiles.registers)
+    warpgroups = min(warpgroups, -(-rows // ROWS))
+    if warpgroups > 1 and sum(tiles.registers) + tiles.registers[0] > REGISTERS // 128 // 24 * 24:
+        raise ValueError(f"registers {tiles.registers}: warpgroups would wait forever for more than there are")
+    depth = tiles.depth or max(2, min(512 // (request.head_dim + request.value_dim), 4))
+    return Plan(request, pack, keys, depth, warpgroups, splits, tiles.registers)
 
 
 def split(blocks: int, key_blocks: int) -> int:
@@ -123,10 +115,17 @@ def split(blocks: int, key_blocks: int) -> int:
 
 def refusal(request: Request, device: Device) -> str | None:
     """Why the kernel cannot serve a request on a device (None: it can)."""
+    if device.platform != "cuda":
+        return f"platform {device.platform}: it is a kernel for CUDA"
+    if device.capability < 9.0:
+        return f"compute capability {device.capability}: it needs 9.0 or newer"
+    return unserved(request)
+
+
+def unserved(request: Request) -> str | None:
+    """Why the kernel cannot serve a request on any device (None: it can)."""
     scores = request.scores
     reasons = {
-        f"platform {device.platform}: it is a kernel for CUDA": device.platform != "cuda",
-        f"compute capability {device.capability}: it needs 9.0 or newer": device.capability < 9.0,
         f"{request.dtype}: it multiplies bfloat16 and float16": request.dtype not in (jnp.bfloat16, jnp.float16),
         "keys and values stored narrowly": request.quantized,
         "values that are parts of keys": request.shared_value,

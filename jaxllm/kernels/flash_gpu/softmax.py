@@ -97,15 +97,11 @@ class Softmax:
 
     def span(self, row: jax.Array, offset: jax.Array, length: jax.Array) -> Span:
         """The blocks of keys that are seen from a block of rows, since later queries see no earlier keys."""
-        keys = self.plan.keys
         ends = (self.position(row + there, offset) for there in (0, self.plan.block - 1))
-        (low, low_end), (high, high_end) = (self.seen(position, length) for position in ends)
-        low_end, high_end = jnp.maximum(low_end, 0), jnp.maximum(high_end, 0)
-        up = keys - 1
-        return Span(
-            div(low, keys), div(high + up, keys), div(low_end, keys),
-            div(high_end + up, keys),
-        )  # fmt: skip
+        (first, first_end), (last, last_end) = (self.seen(position, length) for position in ends)
+        keys, up = self.plan.keys, self.plan.keys - 1
+        first_end, last_end = jnp.maximum(first_end, 0), jnp.maximum(last_end, 0)
+        return Span(div(first, keys), div(last + up, keys), div(first_end, keys), div(last_end + up, keys))
 
     def rows(self, row: jax.Array, offset: jax.Array, length: jax.Array, slopes: Any) -> Rows:
         """A warpgroup's rows, from a row on."""
