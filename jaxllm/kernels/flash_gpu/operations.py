@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from jaxllm.kernels.flash_gpu import compat
+
 # References to memory are `Any` here: Pallas has no public type for them.
 
 
@@ -49,7 +51,7 @@ class Hopper:
 
     def row_load(self, rows: Any) -> jax.Array:
         """What is at a reference, a number for each row of a block."""
-        return plgpu.layout_cast(rows[...], self._layout.reduce(1))
+        return compat.load(rows, self._layout.reduce(1))
 
     def score(self, query: Any, key: Any) -> jax.Array:
         """Products float32 [R S] of a query [R H] and a key [S H] in shared memory."""
