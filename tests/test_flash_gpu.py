@@ -24,7 +24,7 @@ from jaxllm.kernels.request import Device, Request
 
 SIZES = (64, 64), (80, 80), (96, 96), (128, 128), (192, 192), (192, 128), (256, 256)
 LIMIT = 240  # seconds for one interpreted call: the interpreter of JAX 0.10 may hang where a barrier is wrong
-EXAMPLES = 8 if jax.__version_info__ >= (0, 12) else 3  # and it takes some five times as long
+EXAMPLES = 8 if jax.__version_info__ >= (0, 12) else 2  # and it takes some five times as long
 
 
 SMALL = Tiles(keys=64)
@@ -88,18 +88,21 @@ def check() -> Iterator[Callable[[Case], Mixed]]:
         yield compare
 
 
+ONE, TWO = (Tiles(keys=64, splits=splits) for splits in (1, 2))
 WIDE = Tiles(keys=64, splits=1, warpgroups=2)
 SLOPES = config.Alibi((0.5, 0.1))
 EDGES = {
-    "rows that see nothing": Case((3, 3, 130, 2, 1, 16, 16), Scores(0.3), (-2, 5, -9), (100, 0, 130)),
+    "rows that see nothing": Case((3, 3, 130, 2, 1, 16, 16), Scores(0.3), (-2, 5, -9), (100, 0, 130), tiles=ONE),
     "no mask": Case((1, 9, 70, 2, 2, 32, 16), Scores(0.3, causal=False), tiles=Tiles()),
     "two warpgroups": Case((1, 128, 320, 1, 1, 64, 64), Scores(0.2, window=150), (180,), tiles=WIDE),
     "two warpgroups of two heads": Case((1, 35, 90, 2, 1, 16, 16), Scores(0.2, alibi=SLOPES), (55,), tiles=WIDE),
-    "two warpgroups of one head": Case((1, 130, 130, 2, 2, 16, 32), Scores(0.2, alibi=SLOPES), tiles=WIDE),
+    "two warpgroups of one head": Case((1, 128, 128, 2, 2, 16, 32), Scores(0.2, alibi=SLOPES), tiles=WIDE),
     "what is hidden is not read": Case(
-        (1, 2, 400, 2, 1, 16, 16), Scores(0.3, window=30), (260,), poisoned=(0, 192), tiles=Tiles(keys=64, splits=2)
+        (1, 2, 400, 2, 1, 16, 16), Scores(0.3, window=30), (260,), poisoned=(0, 192), tiles=TWO
     ),
-    "what is not filled is not read": Case((1, 1, 400, 2, 1, 16, 16), Scores(0.3), (100,), (101,), poisoned=(128, 400)),
+    "what is not filled is not read": Case(
+        (1, 1, 400, 2, 1, 16, 16), Scores(0.3), (100,), (101,), poisoned=(128, 400), tiles=TWO
+    ),
 }
 
 
