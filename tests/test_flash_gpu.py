@@ -46,14 +46,8 @@ class Case:
     def inputs(self) -> Inputs:
         batch, queries, keys, heads, kv_heads, head_dim, value_dim = self.shape
         random = np.random.default_rng(0)
-        query, key, value = (
-            jnp.asarray(random.standard_normal(shape), self.dtype)
-            for shape in (
-                (batch, queries, heads, head_dim),
-                (batch, keys, kv_heads, head_dim),
-                (batch, keys, kv_heads, value_dim),
-            )
-        )
+        shapes = (queries, heads, head_dim), (keys, kv_heads, head_dim), (keys, kv_heads, value_dim)
+        query, key, value = (jnp.asarray(random.standard_normal((batch, *shape)), self.dtype) for shape in shapes)
         offsets, lengths = (None if x is None else jnp.array(x, jnp.int32) for x in (self.offsets, self.lengths))
         sinks = jnp.asarray(random.standard_normal(heads), jnp.float32) if self.sinks else None
         return Inputs(query, key, value, offsets, lengths, sinks)
