@@ -34,13 +34,16 @@ def arrays(batch, queries, keys, heads, kv_heads, head_dim, value_dim, dtype=jnp
 
 def stored(inputs: Inputs, dtype) -> Inputs:
     """With keys and values in a narrow type, and scales of their own."""
-    scale = jnp.exp(draw(*inputs.key.shape[:3])) / 8
+    scale = jnp.exp(0.3 * draw(*inputs.key.shape[:3])) / 8
     key, value = (None if x is None else (8 * x).astype(dtype) for x in (inputs.key, inputs.value))
     return inputs._replace(key=key, value=value, key_scale=scale, value_scale=scale + 0.1)
 
 
-def in_float64(inputs: Inputs) -> Inputs:
-    return jax.tree.map(lambda x: x.astype("float64") if x.dtype == jnp.bfloat16 else x, inputs)
+def exact(inputs: Inputs, scores: Scores) -> Mixed:
+    """The reference in float64: the oracle, which makes no errors of its own."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: x.astype("float64") if x.dtype in (jnp.bfloat16, jnp.float32) else x, inputs)
+        return jax.tree.map(np.asarray, quick.jit(partial(reference, scores=scores))(wide))
 
 
 def interpreted(inputs: Inputs, scores: Scores, blocks=SMALL, interpret: Any = True) -> Mixed:
@@ -48,13 +51,12 @@ def interpreted(inputs: Inputs, scores: Scores, blocks=SMALL, interpret: Any = T
 
 
 def assert_equal(found: Mixed, expected: Mixed, bound=2e-6):
-    assert found.out.dtype == expected.out.dtype
     np.testing.assert_allclose(found.out, expected.out, rtol=0, atol=bound * np.abs(expected.out).max())
     nothing = expected.lse <= NOTHING
     assert (found.lse <= NOTHING)[nothing].all()
     assert not found.out[nothing].any()
-    seen = np.where(nothing, 0, expected.lse)
-    np.testing.assert_allclose(np.where(nothing, 0, found.lse), seen, rtol=0, atol=bound * max(1, np.abs(seen).max()))
+    found_lse, expected_lse = (np.where(nothing, 0, mixed.lse) for mixed in (found, expected))
+    np.testing.assert_allclose(found_lse, expected_lse, rtol=0, atol=bound * max(1, np.abs(expected_lse).max()))
 
 
 @st.composite
@@ -75,7 +77,7 @@ def calls(draw_):
     others |= {"lengths": integers(0, keys, batch)} if draw_(st.booleans()) else {}
     slopes = tuple(0.5 ** (head + 1) for head in range(heads))
     scores = Scores(
-        draw_(st.sampled_from([0.3, 2.0])),
+        draw_(st.sampled_from([0.5, 1.5])) / head_dim**0.5,
         causal=draw_(st.booleans()),
         window=maybe(st.integers(1, 90)),
         chunk=maybe(st.integers(1, 70)),
@@ -90,18 +92,18 @@ def calls(draw_):
     return (inputs if narrow is None else stored(inputs, narrow)), scores
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(calls())
 def test_equals_reference(call):
     inputs, scores = call
-    assert_equal(interpreted(inputs, scores), quick.jit(partial(reference, scores=scores))(inputs))
+    assert_equal(interpreted(inputs, scores), exact(inputs, scores))
 
 
 def test_rows_that_see_little_or_nothing():
     """Offsets before the first key and past the last, rows without a key, and a window within one block."""
     lengths, offsets = np.array([100, 0, 100, 7], np.int32), np.array([-9, 3, 97, 60], np.int32)
     inputs, scores = arrays(4, 20, 100, 2, 1, 8, 8, offsets=offsets, lengths=lengths), Scores(0.5, window=3)
-    expected = reference(inputs, scores)
+    expected = exact(inputs, scores)
     assert [int((row <= NOTHING).sum()) for row in expected.lse] == [2 * 9, 2 * 20, 2 * 15, 2 * 20]
     assert_equal(interpreted(inputs, scores), expected)
 
@@ -118,11 +120,10 @@ def test_bfloat16(queries, head_dim, value_dim):
         Scores(head_dim**-0.5, value_dim=None if value_dim else 512),
     )
     inputs = arrays(1, queries, keys, 4, kv_heads, head_dim, value_dim, dtype=jnp.bfloat16, offsets=offsets)
-    with jax.enable_x64(True):
-        exact = jax.tree.map(np.asarray, reference(in_float64(inputs), scores))
-    found, coarse = interpreted(inputs, scores, Blocks()), reference(inputs, scores)
-    assert np.abs(found.out - exact.out).max() <= 2 * np.abs(coarse.out - exact.out).max()
-    np.testing.assert_allclose(found.lse, exact.lse, rtol=2e-6)
+    found, coarse, true = (f(inputs, scores) for f in (partial(interpreted, blocks=Blocks()), reference, exact))
+    assert found.out.dtype == jnp.bfloat16
+    assert np.abs(found.out - true.out).max() <= 2 * np.abs(coarse.out - true.out).max()
+    np.testing.assert_allclose(found.lse, true.lse, rtol=2e-6)
 
 
 def test_reads_what_is_seen():
@@ -137,7 +138,7 @@ def test_reads_what_is_seen():
     )
     recorder = pltpu.InterpretParams(grid_point_recorder=lambda token, *point: points.append(point) or token)
     found = interpreted(poisoned, scores, interpret=recorder)
-    assert_equal(found, reference(inputs, scores))
+    assert_equal(found, exact(inputs, scores))
     assert len(points) == 2 * 2 * 2  # rows, key-value heads, and blocks that hold keys 601 to 700
 
 
