@@ -25,16 +25,15 @@ def program(queries, keys, heads, kv_heads, sizes, dtype="bfloat16", stored=None
     query, key = array((batch, queries, heads, head_dim), dtype), (batch, kv_heads, keys, head_dim)
     value = array((*key[:3], value_dim), stored or dtype) if value_dim else None
     scales = [array(key[:3], "float32") if stored else None] * 2
-    integers = array((batch,), "int32")
     caches = array(key, stored or dtype), value, *scales
 
-    def attention(query, caches, rows, sinks):
+    def attention(query, caches, row, sinks):
         key, value, key_scale, value_scale = jax.tree.map(lambda each: each.swapaxes(1, 2), caches)
-        inputs = Inputs(query, key, value, *rows, sinks, key_scale, value_scale)
+        inputs = Inputs(query, key, value, row, row, sinks, key_scale, value_scale)
         return flash_tpu(inputs, scores or Scores(0.1, value_dim=None if value_dim else 512))
 
     sinks = array((heads,), "float32")
-    return compiled(jax.jit(attention).trace(query, caches, (integers, integers), sinks).lower())
+    return compiled(jax.jit(attention).trace(query, caches, array((batch,), "int32"), sinks).lower())
 
 
 @pytest.mark.parametrize("sizes", HEADS.values(), ids=HEADS)
