@@ -71,7 +71,10 @@ class Entry:
         return self.size
 
     def append(self, span: Span, key: jax.Array, value: jax.Array | None = None) -> tuple[Self, Seen]:
-        """Takes in keys [B T K H] and values [B T K V] of a call, and says what its queries attend to."""
+        """Takes in keys [B T K H] and values [B T K V] of a call, and says what its queries attend to.
+
+        Rows that the call adds nothing to, by `span`, stay as they are.
+        """
         raise NotImplementedError
 
     def grown(self, capacity: int) -> Self:
@@ -110,8 +113,7 @@ class Full(Entry):
 
     def append(self, span: Span, key: jax.Array, value: jax.Array | None = None) -> tuple[Self, Seen]:
         """Writes at positions `start[b]`, `start[b] + 1`, ... of each row; those behind its length mean nothing."""
-        write = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=_TIME - 1))
-        entry = self._map(lambda kept, new: write(kept, new, span.begun), self._like(key, value))
+        entry = self._map(lambda kept, new: _written(kept, new, span.begun, span), self._like(key, value))
         return entry, _seen_first(key, value) if span.start is None else Seen(entry.key, entry.value, span.start)
 
 
@@ -144,22 +146,12 @@ class Ring(Entry):
         if span.start is None:
             return self._last(span, new, span.begun), _seen_first(key, value)
         if key.shape[1] == 1:
-            entry = self._stepped(span, new)
+            entry = self._map(lambda kept, one: _written(kept, one, span.begun % self.size, span), new)
             return entry, Seen(entry.key, entry.value, None, jnp.minimum(span.lengths, self.size), ordered=False)
         held = jnp.minimum(span.start, self.size)  # before the call, and in front of it in what is attended to
         first = span.start - held
         joined = jax.tree.map(partial(self._joined, first, held), self, new)
         return self._last(span, joined, first), Seen(joined.key, joined.value, held)
-
-    def _stepped(self, span: Span, new: Self) -> Self:
-        """With one more position of each row that has it."""
-
-        def write(row: jax.Array, one: jax.Array, start: jax.Array, length: jax.Array) -> jax.Array:
-            at = start % self.size
-            old = jax.lax.dynamic_slice_in_dim(row, at, 1, _TIME - 1)
-            return jax.lax.dynamic_update_slice_in_dim(row, jnp.where(length > start, one, old), at, _TIME - 1)
-
-        return self._map(lambda kept, one: jax.vmap(write)(kept, one, span.begun, span.lengths), new)
 
     def _joined(self, first: jax.Array, held: jax.Array, kept: jax.Array, new: jax.Array) -> jax.Array:
         """What is kept in the order of positions, from `first` [B] on, and behind the `held` [B] of them the new."""
@@ -178,6 +170,16 @@ class Ring(Entry):
             return jnp.where(there, _take(from_, jnp.maximum(position - first[:, None], 0)), kept)
 
         return self._map(choose, joined)
+
+
+def _written(kept: jax.Array, new: jax.Array, at: jax.Array, span: Span) -> jax.Array:
+    """An array [B K S ...] with another [B K T ...] from index `at` [B] on, in rows that the call adds anything to."""
+
+    def write(kept: jax.Array, new: jax.Array, at: jax.Array, adds: jax.Array) -> jax.Array:
+        old = jax.lax.dynamic_slice_in_dim(kept, at, new.shape[_TIME - 1], _TIME - 1)
+        return jax.lax.dynamic_update_slice_in_dim(kept, jnp.where(adds, new, old), at, _TIME - 1)
+
+    return jax.vmap(write)(kept, new, at, span.lengths > span.begun)
 
 
 def _take(array: jax.Array, index: jax.Array) -> jax.Array:

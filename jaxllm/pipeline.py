@@ -82,9 +82,8 @@ class Pipeline(nnx.Module):
     ) -> tuple[jax.Array, Entries]:
         """What the devices of one stage do: at each tick a microbatch, which then goes to the next stage.
 
-        A stage works at every tick, so that caches are written in place, where a branch would copy them. Before its
-        turn it writes what its first microbatch will write over; after it, it repeats its last one on the same input.
-        Neither adds to the length of a row, so that a window keeps what it has.
+        A stage works at every tick, so that caches are written in place, where a branch would copy them. When it is not
+        its turn, what it works on adds nothing to any row, and caches stay as they are.
         """
         stage, last = jax.lax.axis_index("stage"), self.stages - 1
         wide, x, rows = x.dtype, x.astype(dtype), _Rows(microbatches(x.shape, self.stages, self.mesh))

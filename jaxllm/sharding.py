@@ -1,8 +1,8 @@
 """Which mesh axes each logical axis of a weight or an activation lies on: one table for the whole library."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -31,7 +31,6 @@ RULES = (
 # What does not divide by all of its mesh axes is split over the first of them that it divides by; for every other
 # logical axis that is an error.
 _AS_FAR_AS_EVEN = {"batch", "rows", "vocab", "table", "latent"}
-_SUMMED = ("expert", "tensor")  # what a layer adds up over
 _USED = tuple(axis for axis in MESH_AXES if axis != "fsdp")  # what still splits a weight in use
 
 
@@ -124,10 +123,11 @@ def _entry(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
 
 def _free(mesh: Any) -> dict[str, int]:
     """The axes of a mesh that there is something to split over, less those that a `jax.shard_map` around has taken."""
-    return {axis: extent for axis, extent in mesh.shape.items() if extent > 1 and axis not in _manual(mesh)}
+    return {axis: extent for axis, extent in mesh.shape.items() if extent > 1 and axis not in manual_axes(mesh)}
 
 
-def _manual(mesh: Any) -> tuple[str, ...]:
+def manual_axes(mesh: Any) -> tuple[str, ...]:
+    """The axes of a mesh that a `jax.shard_map` around has taken."""
     return getattr(mesh, "manual_axes", ())
 
 
@@ -169,7 +169,9 @@ def gathered(shape: tuple[int, ...], axes: tuple[str, ...]) -> PartitionSpec | N
     if mesh is None:
         return None
     placed = partition("weight", axes, shape, mesh)
-    used = PartitionSpec(*(at if axis == "vocab" else _kept(at, _USED) for axis, at in zip(axes, placed, strict=True)))
+    used = PartitionSpec(
+        *(at if axis == "vocab" else entry_within(at, _USED) for axis, at in zip(axes, placed, strict=True))
+    )
     return None if used == placed else used
 
 
@@ -179,76 +181,8 @@ def gather(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     return weight if used is None else jax.lax.with_sharding_constraint(weight, used)
 
 
-def copies(kv_heads: int, heads: int) -> int:
-    """How often each of some key-value heads is there, for every device to have its own: 1 where they can be split.
-
-    A single one is not counted: it is whole on every device, which is the same.
-    """
-    mesh = current_mesh()
-    if mesh is None or kv_heads == 1:
-        return 1
-    return max(extent("heads", heads, mesh) // kv_heads, 1)
-
-
-def on_shares(f: Callable[[Any], Any], arrays: Any, axes: Any, out_axes: Any) -> Any:
-    """`f(arrays)` on each device's share of arrays with these logical axes, for an f of rows and heads one by one.
-
-    Nothing is exchanged: a share of the result, of which the axes are given too, follows from the same share of the
-    arguments. What has no value is None, in arrays and axes. Outside of a mesh it is `f(arrays)`.
-    """
-    mesh = current_mesh()
-    if mesh is None:
-        return f(arrays)
-    sizes: dict[str, int] = {}
-    leaves, tree = jax.tree.flatten(arrays)
-    named = tree.flatten_up_to(axes)
-    for array, its in zip(leaves, named, strict=True):
-        sizes |= dict(zip(its, array.shape, strict=True))
-
-    def place(its: tuple[str, ...]) -> PartitionSpec:
-        return partition("activation", its, tuple(sizes[axis] for axis in its), mesh)
-
-    in_specs = tree.unflatten([place(its) for its in named])
-    out_specs = jax.tree.map(place, out_axes, is_leaf=lambda node: isinstance(node, tuple) and isinstance(node[0], str))
-    free = set(mesh.axis_names) - set(_manual(mesh))
-    return jax.shard_map(f, in_specs=(in_specs,), out_specs=out_specs, axis_names=free, check_vma=False)(arrays)
-
-
-class Share(NamedTuple):
-    """Which part of a sum a device has: its index along `expert` and along `tensor`."""
-
-    expert: Any = 0
-    tensor: Any = 0
-
-
-def add_up(f: Callable[..., jax.Array], modules: Any, x: jax.Array, *more: jax.Array | None) -> jax.Array:
-    """`f(share, modules, x, *more)` of inputs [B T ...], [B T D], for an f that is a sum over experts and hidden units.
-
-    On a mesh each device does its own rows with its share of the weights, and all are added up once: for programs whose
-    loops the compiler would have devices meet in at every turn.
-    """
-    mesh = current_mesh()
-    if mesh is None:
-        return f(Share(), modules, x, *more)
-
-    def weights(parameter: Any) -> PartitionSpec:
-        placed = partition("weight", parameter.axes, parameter.shape, mesh)
-        return PartitionSpec(*(_kept(at, _SUMMED) for at in placed))
-
-    def rows(x: jax.Array) -> PartitionSpec:
-        return partition("activation", ("batch", "time", "features"), x.shape, mesh)
-
-    def run(*args: Any) -> jax.Array:
-        share = Share(*(jax.lax.axis_index(axis) for axis in _SUMMED))
-        return jax.lax.psum(f(share, *args), _SUMMED)
-
-    shares = jax.tree.map(weights, modules, is_leaf=lambda node: hasattr(node, "axes"))
-    specs = (shares, *jax.tree.map(rows, (x, *more)))
-    axes = set(mesh.axis_names) - set(_manual(mesh))
-    return jax.shard_map(run, in_specs=specs, out_specs=rows(x), axis_names=axes, check_vma=False)(modules, x, *more)
-
-
-def _kept(entry: str | tuple[str, ...] | None, axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
+def entry_within(entry: str | tuple[str, ...] | None, axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """What an entry of a `PartitionSpec` names of some mesh axes."""
     return _entry(tuple(axis for axis in axes_of(entry) if axis in axes))
 
 

@@ -12,7 +12,7 @@ from jaxllm import config
 from jaxllm.kernels.grouped import blocked, grouped_matmul
 from jaxllm.nn import mixture
 from jaxllm.nn.parameter import Init
-from jaxllm.sharding import Share
+from jaxllm.shares import Share
 
 SIZES = {
     "even": [5, 5, 5],

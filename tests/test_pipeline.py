@@ -81,8 +81,8 @@ def test_gradients_flow_through_stages(dtype, tolerance, tmp_path, monkeypatch):
 
 
 def test_stages_of_different_parts(checkpoint_of, tmp_path):
-    """Three layers of windows, full and windows, one to a stage; each can be taken out as it is."""
-    native = convert(checkpoint_of("gpt_oss"), tmp_path / "native")
+    """Three layers with, without and with rotary positions, one to a stage; each can be taken out as it is."""
+    native = convert(checkpoint_of("smollm3-published-keys"), tmp_path / "native")
     whole, model = restore(native), restore(native, jaxllm.make_mesh(stage=3, tensor=1, devices=jax.devices()[:3]))
     assert len(model.layers.slots) == 1
     tokens = np.random.default_rng(0).integers(0, 100, (1, 12), np.int32)

@@ -121,7 +121,7 @@ def test_pipelines_and_experts():
         ("Qwen2.5 7B", 8, 16e9, "data=2, tensor=4", "28 heads cannot be split over tensor=8"),
         ("GPT-2", 4, 16e9, "data=4", "tensor=4 takes"),
         ("GPT-2", 1, 16e9, "one device", "there is one device"),
-        ("Llama 3.1 405B", 8, 80e9, None, "22.2 GB too much; offload=True"),
+        ("Llama 3.1 405B", 8, 80e9, None, "22.0 GB too much; offload=True"),
     ],
 )
 def test_advice(name, devices, memory, mesh, reason):

@@ -18,7 +18,7 @@ LAYERS = """
     errors version
     checks
     config narrow progress sampling sharding storage text watch workspace
-    arrays cache distributed quantization
+    arrays cache distributed quantization shares
     kernels
     nn
     stages streaming

@@ -5,16 +5,14 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import numpy as np
-from jax.dtypes import float0
 
 from jaxllm.kernels.blockwise import BLOCKS, blockwise
 from jaxllm.kernels.gradient import gradient
-from jaxllm.kernels.inputs import Inputs, Mixed, Scores
+from jaxllm.kernels.inputs import Inputs, Mixed, Scores, slopes_of
 from jaxllm.kernels.reference import reference
 from jaxllm.kernels.request import Device, Request
 from jaxllm.kernels.target import target
-from jaxllm.sharding import on_shares
+from jaxllm.shares import on_shares
 
 Run = Callable[[Inputs, Scores], Mixed]
 
@@ -38,7 +36,7 @@ KERNELS: dict[str, Kernel] = {}  # in the order of preference; for calls that al
 XLA: dict[str, Run] = {"reference": reference, "blockwise": blockwise}
 
 _QUERY, _KEY = ("batch", "time", "heads", "head"), ("batch", "time", "kv_heads", "head")
-_AXES = _QUERY, _KEY, _KEY, ("batch",), ("batch",), ("heads",), _KEY[:3], _KEY[:3]  # of `Inputs`
+_AXES = _QUERY, _KEY, _KEY, ("batch",), ("batch",), ("heads",), _KEY[:3], _KEY[:3], ("heads",)  # of `Inputs`
 
 
 def attention(
@@ -60,6 +58,7 @@ def attention(
     On a mesh each device computes its own rows and heads; fewer key-value heads than devices are to be `spread` first.
     """
     inputs = Inputs(query, key, value, offsets, lengths, sinks, key_scale, value_scale)
+    inputs = inputs._replace(slopes=slopes_of(inputs, scores))
     if query.shape[2] % key.shape[2]:
         raise ValueError(f"{query.shape[2]} query heads cannot share {key.shape[2]} key-value heads evenly")
     axes = Inputs(*(None if x is None else its for x, its in zip(inputs, _AXES, strict=True)))
@@ -110,13 +109,7 @@ def _forward(kernel: str, scores: Scores, inputs: Inputs) -> tuple[Mixed, tuple[
 
 def _backward(kernel: str, scores: Scores, kept: tuple[Inputs, Mixed], wanted: Mixed) -> tuple[Inputs]:
     inputs, made = kept
-    found = gradient(inputs, scores, made, wanted, BLOCKS)
-    return (Inputs(*(by if by is not None else _no_gradient(x) for x, by in zip(inputs, found, strict=True))),)
-
-
-def _no_gradient(x: jax.Array | None) -> np.ndarray | None:
-    """What stands for the gradient by an array of integers, or by none."""
-    return None if x is None else np.zeros(x.shape, float0)
+    return (gradient(inputs, scores, made, wanted, BLOCKS),)
 
 
 _differentiable.defvjp(_forward, _backward)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxllm.kernels.inputs import NOTHING, Inputs, Scores, alibi_bias, softcap, visible
+from jaxllm.kernels.inputs import NOTHING, Inputs, Scores, slopes_of, softcap, visible, with_alibi
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Keys(NamedTuple):
     key_scale: jax.Array | None
     value_scale: jax.Array | None
     lengths: jax.Array | None
+    slopes: jax.Array | None
     scores: Scores
     size: int
 
@@ -34,7 +35,8 @@ class Keys(NamedTuple):
         optional = (inputs.value, inputs.key_scale, inputs.value_scale)
         value, *scales = (None if array is None else array.swapaxes(1, 2) for array in optional)
         size = min(size, inputs.key.shape[1])
-        return cls(inputs.key.swapaxes(1, 2), value, scales[0], scales[1], inputs.lengths, scores, size)
+        arrays = inputs.key.swapaxes(1, 2), value, scales[0], scales[1], inputs.lengths, slopes_of(inputs, scores)
+        return cls(*arrays, scores, size)
 
     @property
     def heads(self) -> int:
@@ -91,8 +93,7 @@ class Keys(NamedTuple):
         if scores.softcap is not None:
             products = softcap(products, scores.softcap)
         at = self.start(index) + jnp.arange(self.size, dtype=jnp.int32)
-        if scores.alibi is not None:
-            products = products + alibi_bias(scores.alibi, position, at).reshape(products.shape).astype(dtype)
+        products = with_alibi(products, scores, self.slopes, position, at)
         mask = visible(position, at, scores, self.lengths) & (at >= index * self.size)
         return jnp.where(mask[:, None, None], products, 10 * NOTHING)
 

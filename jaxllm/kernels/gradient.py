@@ -23,7 +23,8 @@ def gradient(inputs: Inputs, scores: Scores, made: Mixed, wanted: Mixed, blocks:
     drift = (made.out.astype(dtype) * wanted.out.astype(dtype)).sum(axis=-1) - wanted.lse.astype(dtype)  # [B T N]
     size = min(blocks.queries, length)
     queries = (cut(x, size) for x in (inputs.query, wanted.out, drift))
-    places = cut(made.lse, size, constant_values=-10 * NOTHING), cut(positions(inputs), size, mode="edge")
+    lse = jnp.where(made.lse > NOTHING, made.lse, -10 * NOTHING)  # who saw nothing has weights of 0
+    places = cut(lse, size, constant_values=-10 * NOTHING), cut(positions(inputs), size, mode="edge")
     values = (*keys.key.shape[:3], keys.value_dim)
     sums = jnp.zeros(keys.key.shape, dtype), jnp.zeros(values, dtype)
     (by_key, by_value), by_query = jax.lax.scan(partial(_block, keys), sums, (*queries, *places))
@@ -31,7 +32,7 @@ def gradient(inputs: Inputs, scores: Scores, made: Mixed, wanted: Mixed, blocks:
         by_key, by_value = by_key.at[..., : keys.value_dim].add(by_value), None
     by_sinks = None
     if inputs.sinks is not None:
-        taken = jnp.exp(inputs.sinks.astype(dtype) - made.lse)
+        taken = jnp.exp(inputs.sinks.astype(dtype) - lse)
         by_sinks = -(taken * drift).sum(axis=(0, 1)).astype(inputs.sinks.dtype)
     by_value = None if by_value is None else by_value.swapaxes(1, 2).astype(inputs.query.dtype)
     by_query, by_key = (x.astype(inputs.query.dtype) for x in (uncut(by_query, length), by_key.swapaxes(1, 2)))

@@ -32,7 +32,8 @@ class Inputs(NamedTuple):
 
     Query t of row b stands at position `offsets[b] + t` (int32 [B]; t without them), key s at position s, and only
     the first `lengths[b]` keys of a row count (int32 [B]; all without them). A score in `sinks` [N] takes weight and
-    gives nothing. Keys and values stored narrowly are to be multiplied by their scales, float32 [B S K].
+    gives nothing. Keys and values stored narrowly are to be multiplied by their scales, float32 [B S K]. `slopes`,
+    float32 [N], are ALiBi's where these heads are not all of them.
     """
 
     query: jax.Array
@@ -43,6 +44,7 @@ class Inputs(NamedTuple):
     sinks: jax.Array | None = None
     key_scale: jax.Array | None = None
     value_scale: jax.Array | None = None
+    slopes: jax.Array | None = None
 
 
 class Mixed(NamedTuple):
@@ -95,15 +97,27 @@ def softcap(x: jax.Array, cap: float) -> jax.Array:
     return jnp.tanh(x / cap) * cap
 
 
-def alibi_bias(part: config.Alibi, position: jax.Array, key: jax.Array) -> jax.Array:
-    """What is added to the scores of queries at [B T] and keys at [S], float32 [B N T S] (Press et al. 2021).
+def slopes_of(inputs: Inputs, scores: Scores) -> jax.Array | None:
+    """ALiBi's slopes of the heads that there are, float32 [N]."""
+    if inputs.slopes is not None or scores.alibi is None:
+        return inputs.slopes
+    return jnp.asarray(scores.alibi.slopes, jnp.float32)
 
-    It is zero for a query's own key: a constant for each query keeps the numbers small, and drops out.
+
+def with_alibi(
+    products: jax.Array, scores: Scores, slopes: jax.Array | None, position: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Scores [B K G T S] with ALiBi (Press et al. 2021), of queries at positions [B T] and keys at [S].
+
+    What is added is zero for a query's own key: a constant for each query keeps the numbers small, and drops out.
     """
-    slopes = jnp.asarray(part.slopes, jnp.float32)[:, None, None]
-    position = position[:, None, :, None]
-    if not part.bfloat16:
-        return slopes * (key - position) * part.scale
-    round_ = partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)  # casts may be optimised away
-    key, position = (round_(round_(slopes) * round_(at.astype(jnp.float32))) for at in (key, position))
-    return (key - position) * part.scale
+    if scores.alibi is None or slopes is None:
+        return products
+    slopes, position = slopes[:, None, None], position[:, None, :, None]
+    if scores.alibi.bfloat16:
+        round_ = partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)  # casts may be optimised away
+        key, position = (round_(round_(slopes) * round_(at.astype(jnp.float32))) for at in (key, position))
+        bias = (key - position) * scores.alibi.scale
+    else:
+        bias = slopes * (key - position) * scores.alibi.scale
+    return products + bias.reshape(products.shape).astype(products.dtype)

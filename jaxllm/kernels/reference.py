@@ -3,7 +3,18 @@
 import jax
 import jax.numpy as jnp
 
-from jaxllm.kernels.inputs import NOTHING, Inputs, Mixed, Scores, alibi_bias, positions, softcap, visible, wide
+from jaxllm.kernels.inputs import (
+    NOTHING,
+    Inputs,
+    Mixed,
+    Scores,
+    positions,
+    slopes_of,
+    softcap,
+    visible,
+    wide,
+    with_alibi,
+)
 
 
 def reference(inputs: Inputs, scores: Scores) -> Mixed:
@@ -20,8 +31,7 @@ def reference(inputs: Inputs, scores: Scores) -> Mixed:
     if scores.softcap is not None:
         products = softcap(products, scores.softcap)
     position, keys = positions(inputs), jnp.arange(key.shape[1], dtype=jnp.int32)
-    if scores.alibi is not None:
-        products = products + alibi_bias(scores.alibi, position, keys).reshape(products.shape).astype(products.dtype)
+    products = with_alibi(products, scores, slopes_of(inputs, scores), position, keys)
     mask = visible(position, keys, scores, inputs.lengths)[:, None, None]
     products = jnp.where(mask, products, 10 * NOTHING)
     column = products[..., :0] if inputs.sinks is None else _column(inputs.sinks, products)

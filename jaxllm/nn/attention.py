@@ -15,7 +15,8 @@ from jaxllm.narrow import parts
 from jaxllm.nn.linear import Linear
 from jaxllm.nn.norm import head_norm
 from jaxllm.nn.parameter import Init, build, builds
-from jaxllm.sharding import constrain, copies
+from jaxllm.sharding import constrain
+from jaxllm.shares import copies
 
 
 @builds(config.Attention)

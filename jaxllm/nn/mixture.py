@@ -12,7 +12,7 @@ from jaxllm.kernels.grouped import grouped_matmul
 from jaxllm.nn.feed_forward import FeedForward, activation
 from jaxllm.nn.linear import Linear, linear
 from jaxllm.nn.parameter import Init, build, builds
-from jaxllm.sharding import Share, add_up
+from jaxllm.shares import Share, add_up
 
 
 @builds(config.Router)
