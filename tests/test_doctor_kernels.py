@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -21,6 +22,7 @@ from jaxllm.kernels.request import Device, Request
 from jaxllm.kernels.target import target
 from jaxllm.kernels.trial import TrialError, trial
 
+ROOT = Path(__file__).resolve().parents[1]
 FEW = (
     Case("prefill", 40, 40, head_dim=16, window=9, batch=2, lengths=(40, 7), offsets=(0, -3), sinks=True),
     Case("decode", 1, 70, head_dim=16, offsets=(50,)),
@@ -121,6 +123,20 @@ def test_cases_are_calls_that_models_make():
     assert len(pairs) == 3 * len({case.name for case in CASES}) == 3 * len(CASES)
     assert {case.head_dim for case in CASES} >= {64, 80, 96, 128, 192, 256}
     assert {case.heads // case.kv_heads for case in CASES} >= {1, 4, 7, 8}
+
+
+def test_table_of_who_serves_what():
+    """What the page on attention shows is what is chosen where all kernels are proven."""
+    devices = {"CPU": Device("cpu"), "TPU": Device("tpu")}
+    devices |= {
+        name: Device("cuda", name, at) for name, at in {"Ampere": 8.0, "Hopper": 9.0, "Blackwell": 10.0}.items()
+    }
+    rows = [["Call", *devices], ["---"] * (1 + len(devices))]
+    for call, request in diagnosis.CALLS.items():
+        chosen = (choose(request, device, frozenset(attention.KERNELS)) for device in devices.values())
+        rows.append([call, *(f"`{kernel}`" for kernel, _ in chosen)])
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    assert table in (ROOT / "docs" / "attention.md").read_text("utf-8"), table
 
 
 AMPERE, ADA, HOPPER, BLACKWELL = (

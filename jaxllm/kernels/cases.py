@@ -52,7 +52,7 @@ class Case:
         """What stands for its inputs before they are made."""
         stored = self.stored or dtype
 
-        def of(kind: str, *shape: int) -> jax.ShapeDtypeStruct:
+        def of(kind: str, *shape: int) -> Any:
             return jax.ShapeDtypeStruct(shape, jnp.dtype(kind))
 
         keys = self.batch, self.keys, self.kv_heads
@@ -66,23 +66,22 @@ class Case:
             sinks=of(dtype, self.heads) if self.sinks else None,
             key_scale=scale,
             value_scale=scale,
+            slopes=of("float32", self.heads) if self.alibi else None,
         )
 
     def inputs(self, dtype: str) -> Inputs:
         """Its inputs, NumPy's arrays: the same ones each time, rounded to a dtype."""
-        drawn: dict[str, Any] = {
-            name: _drawn(index, x) for index, (name, x) in enumerate(self.shapes(dtype)._asdict().items())
-        }
-        given: dict[str, Any] = {
-            name: np.array(at, np.int32) for name in ("offsets", "lengths") if (at := getattr(self, name))
-        }
-        return Inputs(**drawn | given)
+        arrays: dict[str, Any] = self.shapes(dtype)._asdict()
+        slopes = self.alibi.slopes if self.alibi else None
+        given = {"offsets": self.offsets, "lengths": self.lengths, "slopes": slopes}
+        for seed, (name, x) in enumerate(arrays.items()):
+            if x is not None:
+                arrays[name] = np.array(given[name], x.dtype) if name in given else _drawn(seed, x)
+        return Inputs(**arrays)
 
 
-def _drawn(seed: int, x: Any) -> np.ndarray | None:
+def _drawn(seed: int, x: Any) -> np.ndarray:
     """Normal numbers, of the size that their dtype stores well; scales are such that they undo that."""
-    if x is None:
-        return None
     numbers = np.random.default_rng([seed, *x.shape]).standard_normal(x.shape, np.float32)
     if len(x.shape) == 3:
         return np.exp(numbers / 4) / 30

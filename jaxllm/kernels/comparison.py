@@ -95,8 +95,8 @@ def errors(found: Mixed, exact: Mixed) -> tuple[float, float]:
 
 
 def in_float64(inputs: Inputs) -> Inputs:
-    """The same numbers in float64, but for those stored narrowly, and whole ones."""
-    kept = {"offsets", "lengths"} | ({"key", "value"} if inputs.key_scale is not None else set())
+    """The same numbers in float64, but for whole ones, those stored narrowly, and slopes, which are always float32."""
+    kept = {"offsets", "lengths", "slopes"} | ({"key", "value"} if inputs.key_scale is not None else set())
     wide: dict[str, Any] = {name: x for name, x in inputs._asdict().items() if x is not None and name not in kept}
     return inputs._replace(**{name: x.astype(np.float64) for name, x in wide.items()})
 
