@@ -48,10 +48,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from jaxllm.checks import real_number
     from jaxllm.diagnosis import LIMIT, prove
     from jaxllm.errors import InputError
     from jaxllm.kernels.trial import TrialError
 
+    limit = LIMIT if arguments.limit is None else real_number("limit", arguments.limit, least=1)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
@@ -62,7 +64,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             bar.update(tasks[kernel], completed=done)
 
         try:
-            report = prove(limit=arguments.limit or LIMIT, quiet=not arguments.debug, told=told)
+            report = prove(limit=limit, quiet=not arguments.debug, told=told)
         except TrialError as error:
             raise InputError(f"doctor: no device can be used: {error}") from None
     if arguments.json:
