@@ -24,20 +24,23 @@ from jaxllm.version import __version__
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "safetensors", "tokenizers", "torch", "transformers")
 LIMIT = 120.0  # seconds that one comparison may take, starting the device and compiling included
 
-_PLAIN = Request(1, 4096, 4096, 32, 8, 128, 128, jnp.dtype(jnp.bfloat16), Scores(1.0))
-_GEMMA = replace(_PLAIN, heads=16, head_dim=256, value_dim=256, scores=Scores(1.0, softcap=50.0))
-_WINDOW = replace(_PLAIN, queries=16384, keys=16384, scores=Scores(1.0, window=4096))
-_LATENT = replace(_PLAIN, heads=128, kv_heads=128, head_dim=192)
-_ABSORBED = replace(_LATENT, kv_heads=1, head_dim=576, value_dim=512, scores=Scores(1.0, value_dim=512))
+_PROMPT = Request(1, 2048, 2048, 32, 8, 128, 128, jnp.dtype(jnp.bfloat16), Scores(1.0), offsets=False)
+_STEP = replace(_PROMPT, queries=1, keys=8192, offsets=True)
+_GEMMA = {"heads": 16, "head_dim": 256, "value_dim": 256, "scores": Scores(1.0, softcap=50.0)}
+_WINDOW = {"scores": Scores(1.0, window=4096)}
+_LATENT = {"heads": 128, "kv_heads": 128, "head_dim": 192}
+_ABSORBED = {"heads": 128, "kv_heads": 1, "head_dim": 576, "value_dim": 512, "scores": Scores(1.0, value_dim=512)}
 CALLS = {
-    "Llama 3 8B, prefill of 4096": _PLAIN,
-    "Llama 3 8B, decode at 4096": replace(_PLAIN, queries=1),
-    "Mistral 7B, windowed prefill of 16384": _WINDOW,
-    "Mistral 7B, windowed decode": replace(_PLAIN, queries=1, scores=Scores(1.0, causal=False), lengths=True),
-    "Gemma 2 9B, soft-capped prefill of 4096": _GEMMA,
-    "Gemma 2 9B, soft-capped decode at 4096": replace(_GEMMA, queries=1),
-    "DeepSeek V3, prefill of 4096": _LATENT,
-    "DeepSeek V3, latent decode at 4096": replace(_ABSORBED, queries=1, shared_value=True),
+    "Llama 3 8B, a prompt": _PROMPT,
+    "Llama 3 8B, the rest of a prompt": replace(_PROMPT, keys=8192, offsets=True),
+    "Llama 3 8B, decoding": _STEP,
+    "Mistral 7B, a prompt": replace(_PROMPT, **_WINDOW),
+    "Mistral 7B, the rest of a prompt": replace(_PROMPT, keys=4096 + 2048, offsets=True, **_WINDOW),
+    "Mistral 7B, decoding": replace(_STEP, keys=4096, offsets=False, lengths=True, scores=Scores(1.0, causal=False)),
+    "Gemma 2 9B, a prompt": replace(_PROMPT, **_GEMMA),
+    "Gemma 2 9B, decoding": replace(_STEP, **_GEMMA),
+    "DeepSeek V3, a prompt": replace(_PROMPT, **_LATENT),
+    "DeepSeek V3, decoding": replace(_STEP, shared_value=True, **_ABSORBED),
 }
 
 

@@ -26,10 +26,8 @@ SERVED = {
     "all keys": (20, Scores(0.2, causal=False), {}),
     "lengths": (20, Scores(0.2, causal=False), {"lengths": LENGTHS, "offsets": LENGTHS}),
     "keys are values": (20, Scores(0.2), {"value": None}),
-    "step": (1, Scores(0.2), {"offsets": np.array([-2, 30, 90], np.int32)}),
-    "step, lengths": (1, Scores(0.2), {"offsets": np.array([7, 30, 9], np.int32), "lengths": LENGTHS}),
 }
-MASKS = {"causal": "CAUSAL", "window, lengths": "PADDING_CAUSAL", "step": "PADDING", "all keys": "NO_MASK"}
+MASKS = {"causal": "CAUSAL", "window, lengths": "PADDING_CAUSAL", "lengths": "PADDING", "all keys": "NO_MASK"}
 
 
 def arrays(queries, dtype=jnp.bfloat16, keys=40, head_dim=16, **others) -> Inputs:
@@ -80,7 +78,7 @@ def test_lowers(case, monkeypatch):
         (H100, arrays(2), Scores(1.0, chunk=4), "chunks"),
         (H100, arrays(2), Scores(1.0, alibi=config.Alibi((0.5,) * 4)), "ALiBi"),
         (H100, arrays(2, offsets=LENGTHS), Scores(1.0), "position 0"),
-        (H100, arrays(1, offsets=LENGTHS), Scores(1.0, window=3), "position 0"),
+        (H100, arrays(1, lengths=LENGTHS), Scores(1.0, causal=False), "step of decoding"),
         (H100, arrays(2), Scores(1.0, causal=False, window=3), "windows are causal"),
         (H100, arrays(50), Scores(1.0, window=3), "no more queries"),
         (H100, arrays(2, jnp.float16, head_dim=256), Scores(1.0), None),

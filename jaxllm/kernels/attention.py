@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +19,15 @@ Run = Callable[[Inputs, Scores], Mixed]
 
 
 class Kernel(NamedTuple):
-    """An implementation for one platform, and what it says to calls that it cannot serve (None to others)."""
+    """An implementation for one platform, and what it says to calls that it cannot serve (None to others).
+
+    Logarithms that it rounds to the queries' dtype are good for no gradient.
+    """
 
     platform: str
     run: Run
     refusal: Callable[[Request, Device], str | None]
+    rounds_lse: bool = False
 
 
 class Choice(NamedTuple):
@@ -32,7 +37,22 @@ class Choice(NamedTuple):
     reason: str
 
 
-KERNELS: dict[str, Kernel] = {}  # in the order of preference; for calls that all refuse there are those of XLA
+def _kernel(name: str, platform: str, **more: bool) -> Kernel:
+    """That of a module of its name, which is imported when it is first asked: Pallas takes its time."""
+    run, refusal = (partial(_call, f"jaxllm.kernels.{name}", function) for function in (name, "refusal"))
+    return Kernel(platform, run, refusal, **more)
+
+
+def _call(module: str, function: str, *args: Any) -> Any:
+    return getattr(import_module(module), function)(*args)
+
+
+# In the order of preference; for calls that all of them refuse there are those of XLA.
+KERNELS: dict[str, Kernel] = {
+    "flash_gpu": _kernel("flash_gpu", "cuda"),
+    "cudnn": _kernel("cudnn", "cuda", rounds_lse=True),
+    "flash_tpu": _kernel("flash_tpu", "tpu"),
+}
 XLA: dict[str, Run] = {"reference": reference, "blockwise": blockwise}
 
 _QUERY: Any = ("batch", "time", "heads", "head")
@@ -104,7 +124,8 @@ def _differentiable(kernel: str, scores: Scores, inputs: Inputs) -> Mixed:
 
 
 def _forward(kernel: str, scores: Scores, inputs: Inputs) -> tuple[Mixed, tuple[Inputs, Mixed]]:
-    made: Any = _differentiable(kernel, scores, inputs)
+    rounded = kernel in KERNELS and KERNELS[kernel].rounds_lse
+    made: Any = _differentiable("blockwise" if rounded else kernel, scores, inputs)
     return made, (inputs, made)
 
 

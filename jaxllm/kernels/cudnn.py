@@ -23,7 +23,8 @@ def refusal(request: Request, device: Device) -> str | None:
         "cuDNN reads keys as wide as queries": request.quantized,
         "cuDNN has no soft cap, chunks or ALiBi here": (scores.softcap, scores.chunk, scores.alibi) != (None,) * 3,
         "JAX rounds the logarithm that sinks need to the queries' type": request.sinks,
-        "cuDNN's first query stands at position 0": shifted and (request.queries > 1 or windowed),
+        "cuDNN's first query stands at position 0": shifted,
+        "JAX would copy the cache for cuDNN at every step of decoding": request.queries == 1,
         "cuDNN's windows are causal": windowed and not scores.causal,
         "cuDNN's windows take no more queries than keys": windowed and request.queries > request.keys,
     }
@@ -33,24 +34,19 @@ def refusal(request: Request, device: Device) -> str | None:
 def cudnn(inputs: Inputs, scores: Scores, *, implementation: Literal["cudnn", "xla"] = "cudnn") -> Mixed:
     """Attention of query [B T N H] on key and value [B S K H]; `xla` has the same meaning on any device.
 
-    JAX rounds the logarithms to the queries' type. A single causal query sees a row's keys up to its own position,
-    whatever that is: they are the row's length, and nothing else is hidden.
+    JAX rounds the logarithms to the queries' type.
 
     Raises:
         RuntimeError: there is no cuDNN.
     """
-    queries, keys = inputs.query.shape[1], inputs.key.shape[1]
-    lengths, causal = inputs.lengths, scores.causal
-    if causal and inputs.offsets is not None:
-        lengths, causal = jnp.minimum(inputs.offsets + 1, keys if lengths is None else lengths), False
-    if lengths is not None:
-        lengths = jnp.clip(lengths, 0, keys)
+    queries = inputs.query.shape[1]
+    lengths = None if inputs.lengths is None else jnp.clip(inputs.lengths, 0, inputs.key.shape[1])
     out, lse = jax.nn.dot_product_attention(
         inputs.query,
         inputs.key,
         inputs.key if inputs.value is None else inputs.value,
         scale=scores.scale,
-        is_causal=causal,
+        is_causal=scores.causal,
         key_value_seq_lengths=lengths,
         local_window_size=None if scores.window is None else (scores.window - 1, 0),
         implementation=implementation,

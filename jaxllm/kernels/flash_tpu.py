@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxllm.kernels.flash_tpu_body import Operands, Plan, Running, Tables, body, floor_div, key_axis
-from jaxllm.kernels.inputs import Inputs, Mixed, Scores
+from jaxllm.kernels.inputs import Inputs, Mixed, Scores, slopes_of
 from jaxllm.kernels.request import Device, Request
 
 
@@ -44,6 +44,7 @@ def refusal(request: Request, device: Device) -> str | None:
     reasons = {
         f"it runs on TPUs, not on {device.platform}": device.platform != "tpu",
         f"TPUs multiply bfloat16 and float32, not {request.dtype}": request.dtype not in (jnp.bfloat16, jnp.float32),
+        "it takes blocks of at least 16 keys": request.keys < 16,
         "it has no ALiBi that is rounded to bfloat16": alibi is not None and alibi.bfloat16,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
@@ -80,7 +81,7 @@ def _operands(inputs: Inputs, scores: Scores) -> Operands:
     return Operands(
         query.reshape(batch, kv_heads, -1, head_dim),
         *map(by_head, (inputs.key, inputs.value, *scales)),
-        slopes=None if scores.alibi is None else jnp.asarray(scores.alibi.slopes, jnp.float32),
+        slopes=slopes_of(inputs, scores),
         sinks=None if inputs.sinks is None else inputs.sinks.astype(jnp.float32),
     )
 

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxllm import config
 from jaxllm.kernels.flash_gpu import compat
 from jaxllm.kernels.flash_gpu.body import Body, Global, Memory
 from jaxllm.kernels.flash_gpu.operations import Hopper, Interpreted
 from jaxllm.kernels.flash_gpu.plan import ROWS, Plan, Tiles, plan, refusal, unserved
 from jaxllm.kernels.flash_gpu.softmax import Softmax
-from jaxllm.kernels.inputs import Inputs, Mixed, Scores
+from jaxllm.kernels.inputs import Inputs, Mixed, Scores, slopes_of
 from jaxllm.kernels.request import Request
 
 __all__ = ["Plan", "Tiles", "flash_gpu", "plan", "refusal"]
@@ -104,9 +103,12 @@ def given(cut: Plan, inputs: Inputs, interpret: bool) -> tuple[jax.Array, ...]:
     lengths = request.keys if inputs.lengths is None else jnp.minimum(inputs.lengths, request.keys)
     lengths = jnp.broadcast_to(jnp.asarray(lengths, jnp.int32), request.batch)
     heads = jnp.arange(cut.blocks * cut.block if cut.pack > 1 else ROWS) % cut.pack  # that rows are of
-    alibi = request.scores.alibi or config.Alibi((0.0,) * request.heads)
-    slopes = jnp.asarray(alibi.slopes, jnp.float32).reshape(cut.heads, cut.pack)[:, heads] * alibi.scale
-    return query, key, value, offsets.astype(jnp.int32), lengths, slopes
+    scores, slopes = request.scores, slopes_of(inputs, request.scores)
+    if scores.alibi is None or slopes is None:
+        slopes = jnp.zeros(request.heads, jnp.float32)
+    else:
+        slopes = slopes * scores.alibi.scale
+    return query, key, value, offsets.astype(jnp.int32), lengths, slopes.reshape(cut.heads, cut.pack)[:, heads]
 
 
 def pad(array: jax.Array, axis: int, multiple: int, least: int = 0) -> jax.Array:

@@ -13,6 +13,7 @@ from jaxllm.kernels.flash_gpu.plan import ROWS, Plan
 from jaxllm.kernels.inputs import NOTHING
 
 HIDDEN = 10 * NOTHING  # a hidden score, so far below the lowest maximum, `NOTHING`, that its weight is zero
+FAR = 1 << 30  # behind all keys; added to a position, so that what comes out lies in registers as positions do
 LOG2E = math.log2(math.e)
 
 
@@ -84,9 +85,7 @@ class Softmax:
     def seen(self, position: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The first key that a query sees, and the one after the last; none where that is no larger."""
         scores = self.plan.request.scores
-        first, end = jnp.zeros_like(position), jnp.full_like(position, 0) + length
-        if scores.causal:
-            end = jnp.minimum(end, position + 1)
+        first, end = jnp.zeros_like(position), jnp.minimum(position + (1 if scores.causal else FAR), length)
         if scores.window is not None:
             first = jnp.maximum(first, position - (scores.window - 1))
         if scores.chunk is not None:
