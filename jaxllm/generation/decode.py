@@ -73,7 +73,7 @@ def read(
     return cache, found if last is None else jnp.where(at >= 0, found, last)
 
 
-@partial(jax.jit, donate_argnames=("cache", "last"))
+@partial(jax.jit, donate_argnames="cache")
 def prefill(
     model: Decoder,
     cache: Cache,

@@ -80,7 +80,7 @@ def steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Op
         longest, most = int(lengths.max()), bucket(int((lengths + asked.limits.tokens).max()), least=64)
         capacity = min(most, max(_ROOM, bucket(longest + CHUNK, least=64)))
         cache, last = begin(model, len(rows), capacity, asked.cache_dtype), None
-        *chunks, rest = _chunks(rows, 0, asked.chunk)
+        *chunks, rest = _chunks(rows, 0, asked.chunk, capacity)
         for chunk in chunks:
             cache, last = read(model, cache, last, chunk, lengths)
         state, emitted = prefill(model, cache, last, rest, lengths, asked.seen, asked.keys, asked.sampler, asked.limits)
@@ -142,11 +142,14 @@ def _rows(model: Decoder, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
     return rows
 
 
-def _chunks(rows: Sequence[np.ndarray], begun: int, size: int) -> Iterator[np.ndarray]:
-    """Prompts from position `begun` on as int32 [B T], right-padded: T is `size`, and of the last a bucket."""
+def _chunks(rows: Sequence[np.ndarray], begun: int, size: int, capacity: int) -> Iterator[np.ndarray]:
+    """Prompts from position `begun` on as int32 [B T], right-padded: T is `size`, and of the last a bucket.
+
+    None reaches beyond the capacity of the cache, padding included: it would be written over what is before.
+    """
     longest = max(map(len, rows))
     for start in range(begun, longest, size):
-        width = size if start + size < longest else min(bucket(longest - start, least=16), size)
+        width = size if start + size < longest else min(bucket(longest - start, least=16), size, capacity - start)
         tokens = np.zeros((len(rows), width), np.int32)
         for padded, row in zip(tokens, rows, strict=True):
             some = row[start : start + width]
