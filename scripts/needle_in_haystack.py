@@ -103,9 +103,11 @@ def draw(cells: Sequence[Cell], title: str, path: Path) -> None:
     """Depth against length, from red, for 0, to green, for 1 or more where there is more."""
     lengths, depths, scores = grid(cells)
     with axes(path, 2.5 + 0.8 * len(lengths), 1.5 + 0.4 * len(depths)) as plot:
-        image = plot.imshow(scores, cmap="RdYlGn", vmin=0, vmax=max(1, scores.max()), aspect="auto")
+        most = max(1, scores.max())
+        image = plot.imshow(scores, cmap="RdYlGn", vmin=0, vmax=most, aspect="auto")
         for (row, column), score in np.ndenumerate(scores):
-            plot.text(column, row, f"{score:.2f}", ha="center", va="center", fontsize=8)
+            colour = "black" if 0.15 < score / most < 0.85 else "white"
+            plot.text(column, row, f"{score:.2f}", ha="center", va="center", fontsize=8, color=colour)
         plot.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
         plot.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
         plot.set(xlabel="tokens of the context", ylabel="depth of the needle", title=title)
