@@ -11,12 +11,12 @@ from jaxllm.sharding import current_mesh, entry_within, extent, manual_axes, par
 _SUMMED = ("expert", "tensor")
 
 
-def copies(kv_heads: int, heads: int) -> int:
+def copies(kv_heads: int, heads: int, mesh: Any = None) -> int:
     """How often each of some key-value heads is there, for every device to have its own: 1 where they can be split.
 
     A single one is not counted: it is whole on every device, which is the same.
     """
-    mesh = current_mesh()
+    mesh = current_mesh() if mesh is None else mesh
     if mesh is None or kv_heads == 1:
         return 1
     return max(extent("heads", heads, mesh) // kv_heads, 1)

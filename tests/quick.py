@@ -17,6 +17,6 @@ if jax.__version_info__ < (0, 11):
 
 jit = partial(jax.jit, compiler_options=_OPTIONS)
 begin = jit(unwrap(programs.begin), static_argnames=("batch", "capacity", "dtype"))
-read = jit(unwrap(programs.read), donate_argnames=("cache", "last"))
+read = jit(unwrap(programs.read), donate_argnames="cache")
 prefill = jit(unwrap(programs.prefill), donate_argnames="cache")
 decode = jit(unwrap(programs.decode), donate_argnames="state")

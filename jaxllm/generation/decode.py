@@ -57,7 +57,7 @@ def begin(model: Decoder, batch: int, capacity: int, dtype: Any = None) -> Cache
     return model.new_cache(batch, capacity, dtype)
 
 
-@partial(jax.jit, donate_argnames=("cache", "last"))
+@partial(jax.jit, donate_argnames="cache")
 def read(
     model: Decoder, cache: Cache, last: jax.Array | None, tokens: jax.Array, lengths: jax.Array
 ) -> tuple[Cache, jax.Array]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -35,7 +35,8 @@ class Choice(NamedTuple):
 KERNELS: dict[str, Kernel] = {}  # in the order of preference; for calls that all refuse there are those of XLA
 XLA: dict[str, Run] = {"reference": reference, "blockwise": blockwise}
 
-_QUERY, _KEY = ("batch", "time", "heads", "head"), ("batch", "time", "kv_heads", "head")
+_QUERY: Any = ("batch", "time", "heads", "head")
+_KEY: Any = ("batch", "time", "kv_heads", "head")
 _AXES = _QUERY, _KEY, _KEY, ("batch",), ("batch",), ("heads",), _KEY[:3], _KEY[:3], ("heads",)  # of `Inputs`
 
 
@@ -62,7 +63,7 @@ def attention(
     if query.shape[2] % key.shape[2]:
         raise ValueError(f"{query.shape[2]} query heads cannot share {key.shape[2]} key-value heads evenly")
     axes = Inputs(*(None if x is None else its for x, its in zip(inputs, _AXES, strict=True)))
-    return on_shares(partial(_mixed, scores), inputs, axes, Mixed(_QUERY, _QUERY[:3]))  # pyright: ignore
+    return on_shares(partial(_mixed, scores), inputs, axes, Mixed(_QUERY, _QUERY[:3]))
 
 
 def choose(request: Request, device: Device, proven: frozenset[str] = frozenset()) -> Choice:
@@ -98,12 +99,12 @@ def _differentiable(kernel: str, scores: Scores, inputs: Inputs) -> Mixed:
     if kernel in XLA:
         return XLA[kernel](inputs, scores)
     chosen = KERNELS[kernel]
-    branches = {chosen.platform: partial(chosen.run, scores=scores)}
-    return jax.lax.platform_dependent(inputs, **branches, default=partial(blockwise, scores=scores))
+    branches: dict[str, Any] = {chosen.platform: lambda inputs: chosen.run(inputs, scores)}
+    return jax.lax.platform_dependent(inputs, **branches, default=lambda inputs: blockwise(inputs, scores))
 
 
 def _forward(kernel: str, scores: Scores, inputs: Inputs) -> tuple[Mixed, tuple[Inputs, Mixed]]:
-    made = _differentiable(kernel, scores, inputs)
+    made: Any = _differentiable(kernel, scores, inputs)
     return made, (inputs, made)
 
 

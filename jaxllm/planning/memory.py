@@ -16,6 +16,7 @@ from jaxllm.models.decoder import abstract
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.planning.mesh import Extents
 from jaxllm.sharding import axes_of, partition
+from jaxllm.shares import copies
 from jaxllm.stages import arrange
 
 GROUP = 32  # weights that share a scale in int4, along the contraction
@@ -131,11 +132,17 @@ def model_bytes(part: config.Decoder, stored: str, mesh: Any) -> float:
 def cache_bytes(part: config.Decoder, stored: str, mesh: Any, batch: int, capacity: int) -> int:
     """One device's share of a cache for `batch` rows of up to `capacity` positions.
 
-    Key-value heads are split where weights are; rows are where they divide; a latent is whole on every device.
+    Every device has the key-value heads of its own queries; rows are split where they divide; a latent is whole on
+    every device.
     """
     leaves = _cache_leaves(part, stored, batch, capacity, mesh.shape.get("stage", 1))
-    shares = ((local_shape("cache", CACHE_AXES[len(shape)], shape, mesh), width * n) for (shape, width), n in leaves)
-    return sum(math.prod(share) * width for share, width in shares)
+    heads, size = max(block.attention.heads for block in part.blocks), 0
+    for (shape, width), count in leaves:
+        axes = CACHE_AXES[len(shape)]
+        if "kv_heads" in axes:
+            shape = (shape[0], shape[1] * copies(shape[1], heads, mesh), *shape[2:])
+        size += math.prod(local_shape("cache", axes, shape, mesh)) * width * count
+    return size
 
 
 def cache_partition(shape: tuple[int, ...], mesh: Any) -> PartitionSpec:

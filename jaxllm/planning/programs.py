@@ -1,5 +1,6 @@
 """The programs of generation for devices that need not be there, with shapes in place of arrays."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from jaxllm import config
 from jaxllm.cache import Cache
 from jaxllm.generation.decode import Limits, State, begin, decode, prefill
 from jaxllm.generation.tokens import PREFILL_CHUNK
+from jaxllm.kernels.target import Target, aim
 from jaxllm.models.decoder import abstract
 from jaxllm.planning.memory import cache_partition
 from jaxllm.sampling import Sampler
@@ -34,11 +36,13 @@ def programs(
     *,
     offload: bool = False,
     platform: str | None = None,
+    target: Target | None = None,
 ) -> Programs:
     """Prefill of `batch` prompts of `prompt` tokens, and decoding, in a cache of `capacity` positions; greedy.
 
     They are lowered for the platform of the mesh's devices, which may come from `jax.experimental.topologies`, or for
-    another one, of which the devices are then placeholders. `.compile()` is the caller's.
+    another one, of which the devices are then placeholders; attention is made for a `target`, or for the device that is
+    here. `.compile()` is the caller's.
 
     Raises:
         InputError: the model does not divide over the mesh.
@@ -53,7 +57,7 @@ def programs(
     tokens, lengths, steps = (whole(shape, jnp.int32) for shape in ((batch, size), (batch,), ()))
     sampler, limits = Sampler.of(), Limits(whole((1,), jnp.int32), lengths)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), nullcontext() if target is None else aim(target):
         cache, last = _placed(begin.trace(model, batch, capacity).out_info, mesh), None
         if size < prompt:  # the last chunk of several
             cache, last = replace(cache, lengths=lengths), whole((batch, 1, part.embed_dim), dtype)

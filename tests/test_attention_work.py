@@ -1,0 +1,117 @@
+"""What attention takes: memory linear in its length, no work on hidden blocks, and a gradient that does the same."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from jaxllm.kernels.attention import attention
+from jaxllm.kernels.blocks import Keys
+from jaxllm.kernels.blockwise import BLOCKS, blockwise
+from jaxllm.kernels.gradient import gradient
+from jaxllm.kernels.inputs import NOTHING, Inputs, Mixed, Scores
+from jaxllm.kernels.reference import reference
+from tests import quick
+from tests.attention_calls import SMALL, calls, inputs
+
+
+def temporary(queries, keys, offset=0):
+    """Bytes that a call takes besides its arguments, keys and values lying as they do in a cache."""
+    query, kept = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, queries, 4, 16), (1, 4, keys, 16)))
+
+    def call(query, key, value):
+        views = (x.swapaxes(1, 2) for x in (key, value))
+        return attention(query, *views, offsets=jnp.array([offset]), scores=Scores(1.0))
+
+    return jax.jit(call).lower(query, kept, kept).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_is_linear():
+    """In the queries, and a step of decoding takes none that grows with the cache."""
+    short, long = (temporary(n, n) for n in (4096, 8192))
+    assert 0 < long < 2.2 * short
+    assert long < 4 * 8192 * 8192 / 4  # a quarter of one head's scores, for all heads
+    few, many = (temporary(1, n, n - 1) for n in (4096, 65536))
+    assert many < few + 10000
+
+
+def blocks_read(given: Inputs, scores: Scores) -> int:
+    """How many blocks of keys a call comes to, counted as they are taken."""
+    count = 0
+
+    def one_more(_):
+        nonlocal count
+        count += 1
+
+    def counted(given: Inputs) -> Mixed:
+        original = Keys.scored
+
+        def scored(self, query, key, position, index):
+            jax.debug.callback(one_more, index)
+            return original(self, query, key, position, index)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Keys, "scored", scored)
+            return blockwise(given, scores)
+
+    jax.block_until_ready(jax.jit(counted)(given))
+    jax.effects_barrier()
+    return count
+
+
+def test_hidden_blocks_are_not_read():
+    size, step = 8 * BLOCKS.keys, partial(inputs, 2, 1, 8 * BLOCKS.keys, 4, 2, 8)
+    assert blocks_read(step(offsets=jnp.array([700, 10])), Scores(1.0)) == -(-701 // BLOCKS.keys)
+    assert blocks_read(step(offsets=jnp.array([size - 1, size - 9])), Scores(1.0, window=100)) == 1
+    assert blocks_read(step(lengths=jnp.array([700, 10])), Scores(1.0, causal=False)) == -(-700 // BLOCKS.keys)
+    assert blocks_read(step(offsets=jnp.array([size - 1, size - 9])), Scores(1.0, chunk=BLOCKS.keys)) == 1
+    whole = inputs(1, size, size, 4, 2, 8)
+    blocks = size // BLOCKS.queries
+    every = sum(-(-(i + 1) * BLOCKS.queries // BLOCKS.keys) for i in range(blocks))
+    assert blocks_read(whole, Scores(1.0)) == every
+    assert blocks_read(whole, Scores(1.0, window=10)) < 2 * blocks
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(calls())
+def test_gradients_are_those_of_the_reference(call):
+    """Of query, key, value and sinks, by the values mixed and by the logarithms, wherever a query sees anything."""
+    with jax.enable_x64(True):
+        given, scores = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, call[0]), call[1]
+        names = [name for name in ("query", "key", "value", "sinks") if getattr(given, name) is not None]
+        random = np.random.default_rng(1)
+
+        def made(floats: dict[str, jax.Array]) -> Mixed:
+            mixed = reference(given._replace(**floats), scores)
+            return Mixed(mixed.out, jnp.where(mixed.lse > NOTHING, mixed.lse, 0))
+
+        def both(floats: dict[str, jax.Array], wanted: Mixed) -> tuple[dict[str, jax.Array], Inputs]:
+            _, back = jax.vjp(made, floats)
+            exactly = reference(given, scores)
+            masked = wanted._replace(lse=jnp.where(exactly.lse > NOTHING, wanted.lse, 0))
+            return back(wanted)[0], gradient(given, scores, exactly, masked, SMALL)
+
+        shape = *given.query.shape[:3], scores.value_dim if given.value is None else given.value.shape[-1]
+        wanted = Mixed(*(jnp.asarray(random.standard_normal(size)) for size in (shape, shape[:3])))
+        expected, found = quick.jit(both)({name: getattr(given, name) for name in names}, wanted)
+        for name in names:
+            np.testing.assert_allclose(getattr(found, name), expected[name], rtol=0, atol=1e-10)
+
+
+def test_a_long_call_has_gradients_through_the_entry():
+    given, scores = inputs(1, 300, 600, 4, 2, 4, sinks=jnp.array([0.5, -1.0, 2.0, 0.0])), Scores(3.0, softcap=2.0)
+    offsets = jnp.array([300], jnp.int32)
+
+    def loss(floats, f):
+        return (f(floats).out ** 2).sum()
+
+    def ours(floats):
+        return attention(floats.query, floats.key, floats.value, sinks=floats.sinks, offsets=offsets, scores=scores)
+
+    found = jax.jit(jax.grad(partial(loss, f=ours)))(given)
+    expected = jax.grad(partial(loss, f=lambda floats: reference(floats._replace(offsets=offsets), scores)))(given)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * np.abs(other).max())
