@@ -10,6 +10,7 @@ from jaxllm.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from jaxllm.errors import InputError
+    from jaxllm.generation.prompt_cache import PromptCache
     from jaxllm.generation.text import Piece, generate, stream_generate
     from jaxllm.generation.tokens import generate_tokens
     from jaxllm.pretrained import load
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "InputError",
     "Piece",
+    "PromptCache",
     "generate",
     "generate_tokens",
     "load",
@@ -29,6 +31,7 @@ __all__ = [
 
 _MODULES = {
     "jaxllm.errors": ("InputError",),
+    "jaxllm.generation.prompt_cache": ("PromptCache",),
     "jaxllm.generation.text": ("Piece", "generate", "stream_generate"),
     "jaxllm.generation.tokens": ("generate_tokens",),
     "jaxllm.pretrained": ("load",),

@@ -228,6 +228,17 @@ class Cache:
         """The longest row that there is room for; 0 without entries."""
         return min((kept.capacity for kept in (*self.entries, self.tokens) if kept is not None), default=0)
 
+    @property
+    def window(self) -> float:
+        """The longest row of which everything is kept."""
+        return min((entry.window for entry in self.entries if isinstance(entry, Ring)), default=math.inf)
+
+    def trimmed(self, filled: int, length: int) -> Self | None:
+        """Of rows with `filled` positions the first ones; None where a window has let go of what those attended to."""
+        if length < filled > self.window or self.lengths is None:
+            return None
+        return replace(self, lengths=jnp.full_like(self.lengths, length))
+
     def grown(self, capacity: int) -> Self:
         """The same with room for `capacity` positions."""
         entries = tuple(entry and entry.grown(capacity) for entry in self.entries)

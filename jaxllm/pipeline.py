@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
@@ -65,6 +66,23 @@ class Pipeline(nnx.Module):
             return tuple(layer.new_entry(batch, capacity, dtype) for layer in self.slots)
 
         return self._on_stages(new, (), PartitionSpec("stage"))()
+
+    def apart(self, entries: Entries) -> Entries:
+        """The entries [B ...] of single layers, of those [stages * B ...] that `new_entries` has made; by NumPy."""
+        of_layer = {}
+        for layers, entry in zip(self.order, entries, strict=True):
+            of_stage = (jax.tree.map(lambda x, i=i: np.split(x, self.stages)[i], entry) for i in range(self.stages))
+            of_layer |= dict(zip(layers, of_stage, strict=True))
+        return tuple(of_layer[layer] for layer in range(len(self)))
+
+    def together(self, entries: Entries) -> Entries:
+        """The inverse of `apart`, with zeros where a stage has no layer."""
+        result = []
+        for layers in self.order:
+            like = next(entries[layer] for layer in layers if layer is not None)
+            of_stage = [jax.tree.map(np.zeros_like, like) if layer is None else entries[layer] for layer in layers]
+            result.append(jax.tree.map(lambda *x: np.concatenate(x), *of_stage))
+        return tuple(result)
 
     def stored_names(self, name: str) -> tuple[str | None, ...]:
         """The names that a parameter `slots.3.attention.query.weight` has in the layers: `7.attention...`."""

@@ -15,6 +15,7 @@ from conversion.source import locate, open_source
 from jaxllm import checkpoint
 from jaxllm.distributed import agree, broadcast, in_turn
 from jaxllm.errors import InputError
+from jaxllm.kernels.target import target
 from jaxllm.models.decoder import Decoder
 from jaxllm.planning import Work, advise, chip_of
 from jaxllm.planning.memory import unsharded, whole_on_each
@@ -56,7 +57,8 @@ def load(
         raise InputError("placement and offload are both given: it is on devices' own memory that meshes are chosen")
     native = in_turn(lambda: native_checkpoint(path_or_repo, revision))
     asked = {"mesh": mesh and dict(mesh.shape), "dtype": str(dtype), "placement": placement, "offload": offload}
-    agree(str(path_or_repo), {"content": _identity(native), **asked})
+    kernels = {"proven kernels (jaxllm doctor --kernels)": sorted(target().proven)}  # programs have them or not
+    agree(str(path_or_repo), {"content": _identity(native), **asked, **kernels})
     if placement == "auto":
         extents: dict[str, Any] = broadcast(lambda: _advised_extents(native, dtype))
         mesh = make_mesh(**extents)

@@ -34,6 +34,14 @@ class Layers(nnx.List):
         """What the layers keep of rows they have seen, before they have seen any."""
         return tuple(layer.new_entry(batch, capacity, dtype) for layer in self)
 
+    def apart(self, entries: Entries) -> Entries:
+        """The entries of single layers, of those that `new_entries` has made."""
+        return entries
+
+    def together(self, entries: Entries) -> Entries:
+        """The inverse of `apart`."""
+        return entries
+
 
 def run(layers: Sequence[Any], x: jax.Array, entries: Entries, apply: Apply) -> tuple[jax.Array, Entries]:
     """What `apply(i, layer, x, entry)` makes of x [B T D], layer after layer, and the new entries.

@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all, whenever the process or the machine stops.
+"""Directories and files that appear whole or not at all, whenever the process or the machine stops.
 
 Work is done in a hidden directory beside the target, `.NAME.HOST.xxxxxxxx.partial`, which is renamed at the end. Its
 writer holds a lock (flock) on it, which the kernel drops when the writer dies: an unlocked one was left behind, and the
@@ -37,13 +37,35 @@ def written_beside(target: Path) -> Iterator[Path]:
         InputError: the target exists, or cannot be written.
     """
     require_vacant(target)
+    with _in_hiding(target) as work:
+        yield work
+        work.chmod(target.parent.stat().st_mode & 0o755)  # mkdtemp lets in nobody else
+        _sync(work)
+        work.rename(target)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A hidden file, to be written, that takes the place of the target at the end, or vanishes.
+
+    It has reached the disk before it gets its name.
+
+    Raises:
+        InputError: the target cannot be written.
+    """
+    with _in_hiding(target) as work:
+        yield work / target.name
+        _sync(work)
+        (work / target.name).rename(target)
+
+
+@contextmanager
+def _in_hiding(target: Path) -> Iterator[Path]:
+    """A hidden directory beside a target, and a word on what cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with hidden(target.parent, target.name) as work:
             yield work
-            work.chmod(target.parent.stat().st_mode & 0o755)  # mkdtemp lets in nobody else
-            _sync(work)
-            work.rename(target)
             _sync_directory(target.parent)
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error}") from error

@@ -23,7 +23,7 @@ from jaxllm import config
 from jaxllm.cli.common import parse_extents
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import abstract
-from jaxllm.planning.memory import CACHE_AXES, STORED, in_bytes, weights
+from jaxllm.planning.memory import CACHE_AXES, STORED, cache_shape, in_bytes, weights
 from jaxllm.planning.mesh import Extents
 from jaxllm.sharding import axes_of, mesh_extents, partition
 
@@ -51,7 +51,7 @@ def arrays(part: config.Decoder, dtype: str, mesh: Extents, batch: int, capacity
     ]
     model = abstract(part, STORED[dtype])
     kept = jax.tree.leaves(jax.eval_shape(lambda: model.new_cache(batch, capacity)).entries[0])
-    listed += [("cache", CACHE_AXES[leaf.ndim], leaf.shape, leaf.dtype, "0") for leaf in kept]
+    listed += [("cache", CACHE_AXES[leaf.ndim], cache_shape(part, leaf.shape, mesh), leaf.dtype, "0") for leaf in kept]
     for name, axes, shape, kind, layer in listed:
         if stages > 1 and layer is not None:
             axes, shape = ("stage", *axes), (stages, *shape)

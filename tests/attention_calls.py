@@ -1,6 +1,7 @@
 """Calls of attention to compare kernels on: arrays that are drawn, every feature, and what being equal means."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,7 @@ SMALL = Blocks(queries=4, keys=8)
 SLOPES = (0.5, 0.25, 0.1, 0.01)
 
 
-def inputs(
-    batch, queries, keys, heads, kv_heads, head_dim, value_dim=None, dtype=jnp.float32, seed=0, **more
-) -> Inputs:
+def inputs(batch, queries, keys, heads, kv_heads, head_dim, value_dim=None, dtype=jnp.float32, seed=0, **more) -> Any:
     random = np.random.default_rng(seed)
 
     def draw(length: int, heads: int, dim: int) -> jax.Array:

@@ -57,3 +57,23 @@ def quick_generation(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("begin", "read", "prefill", "decode"):
         monkeypatch.setattr(tokens, name, getattr(quick, name))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, quick_generation: None) -> list[int]:
+    """How many tokens of prompts have been read since it was cleared, a number per call."""
+    from jaxllm.generation import tokens
+
+    counts = []
+
+    def counting(f: Callable[..., Any]) -> Callable[..., Any]:
+        def call(model: Any, cache: Any, last: Any, tokens: Any, lengths: Any, *rest: Any) -> Any:
+            begun = 0 if cache.lengths is None else int(cache.lengths[0])
+            counts.append(min(int(lengths[0]) - begun, tokens.shape[1]))
+            return f(model, cache, last, tokens, lengths, *rest)
+
+        return call
+
+    for name in ("read", "prefill"):
+        monkeypatch.setattr(tokens, name, counting(getattr(tokens, name)))
+    return counts

@@ -26,7 +26,9 @@ def temporary(queries, keys, offset=0):
         views = (x.swapaxes(1, 2) for x in (key, value))
         return attention(query, *views, offsets=jnp.array([offset]), scores=Scores(1.0))
 
-    return jax.jit(call).lower(query, kept, kept).compile().memory_analysis().temp_size_in_bytes
+    memory = jax.jit(call).lower(query, kept, kept).compile().memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
 
 
 def test_memory_is_linear():

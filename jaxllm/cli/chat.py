@@ -5,18 +5,19 @@ examples:
   jaxllm chat owner/repo --system "You are terse." -t 0.7
   jaxllm chat --stop '\\n\\n' -t 0.8                          the demo model, as a dialogue in verse
 
-An empty line or end of input ends the conversation.
+An empty line or end of input ends the conversation. The model reads each turn once, however long they get together.
 """
 
 import argparse
 import sys
 
 from jaxllm.cli.common import (
+    add_cache_arguments,
     add_job_arguments,
     add_model_arguments,
     add_sampling_arguments,
+    generation_options,
     load_model,
-    sampling_options,
 )
 from jaxllm.errors import InputError
 from jaxllm.storage import DEMO
@@ -28,6 +29,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--system", help="the system message")
     add_model_arguments(verb)
     add_sampling_arguments(verb)
+    add_cache_arguments(verb)
     add_job_arguments(verb)
 
 
@@ -35,21 +37,20 @@ def run(arguments: argparse.Namespace) -> None:
     """Reads a turn, streams the answer, and so on."""
     arguments.model = arguments.model or arguments.words
     model, tokenizer = load_model(arguments)
-    from jaxllm import stream_generate
+    from jaxllm import PromptCache, stream_generate
     from jaxllm.distributed import broadcast
+    from jaxllm.text.conversation import Conversation
 
     if tokenizer.chat_template is None:
         raise InputError(f"{arguments.model or DEMO}: has no chat template; use jaxllm generate")
-    messages = [{"role": "system", "content": arguments.system}] if arguments.system else []
+    conversation, kept = Conversation(tokenizer, arguments.system), PromptCache()
     while turn := broadcast(_read_turn):
-        messages.append({"role": "user", "content": turn})
-        prompt = tokenizer.encode(tokenizer.apply_chat_template(messages), add_special_tokens=False)
-        answer = ""
-        for piece in stream_generate(model, tokenizer, prompt, **sampling_options(arguments)):
+        pieces, prompt = [], conversation.asked(turn)
+        for piece in stream_generate(model, tokenizer, prompt, prompt_cache=kept, **generation_options(arguments)):
             print(piece.text, end="", flush=True)
-            answer += piece.text
+            pieces.append(piece)
         print(flush=True)
-        messages.append({"role": "assistant", "content": answer})
+        conversation.answered("".join(piece.text for piece in pieces), [piece.token for piece in pieces])
 
 
 def _read_turn() -> str:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from jaxllm.text import Tokenizer
 
 JOB = {"coordinator": None, "num_processes": None, "process_id": None, "local_devices": None, "join_timeout": 120.0}
-SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+OPTIONS += ("cache_dtype", "prefill_chunk_size")
 
 
 def add_model_arguments(verb: argparse.ArgumentParser) -> None:
@@ -81,10 +82,18 @@ def add_sampling_arguments(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def add_cache_arguments(verb: argparse.ArgumentParser) -> None:
+    """How prompts are read, and what is kept of them."""
+    verb.add_argument("--cache-dtype", help="int8 or fp8: keys and values in half the memory (default: the model's)")
+    verb.add_argument(
+        "--prefill-chunk-size", type=int, default=2048, metavar="N", help="read so many tokens at a time (2048)"
+    )
+
+
+def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings as keyword arguments of `generate`."""
     stop = [text.replace(r"\n", "\n").replace(r"\t", "\t") for text in arguments.stop]
-    return {name: getattr(arguments, name) for name in SAMPLING} | {"stop": stop}
+    return {name: getattr(arguments, name) for name in OPTIONS} | {"stop": stop}
 
 
 def load_model(arguments: argparse.Namespace) -> "tuple[Decoder, Tokenizer]":

@@ -3,25 +3,36 @@
 examples:
   jaxllm doctor
   jaxllm doctor --json
+  jaxllm doctor --kernels          compares attention kernels with the reference on this device
+
+A kernel is used on a device once it has equalled the reference there: `--kernels` finds out and remembers, and ends
+with 1 if one does not. Run it again after an update of JAX or of jaxllm.
 """
 
 import argparse
 import json
+from typing import Any
+
+ERRORS = ("out_error", "out_bound", "lse_error", "lse_bound")
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """How to show it."""
+    """What to look into, and how to show it."""
+    verb.add_argument("--kernels", action="store_true", help="instead: compare kernels on this device, and remember")
+    verb.add_argument("--limit", type=float, metavar="SECONDS", help="for each comparison, with --kernels (120)")
     verb.add_argument("--json", action="store_true", help="print it as JSON")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Prints the diagnosis."""
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the diagnosis; 1 if a kernel is wrong."""
+    if arguments.kernels:
+        return _compare(arguments)
     from jaxllm.diagnosis import diagnose
 
     report = diagnose()
     if arguments.json:
         print(json.dumps(report))
-        return
+        return 0
     from rich.console import Console
     from rich.table import Table
 
@@ -30,3 +41,75 @@ def run(arguments: argparse.Namespace) -> None:
         for index, (name, value) in enumerate(rows.items()):
             table.add_row(section if index == 0 else "", f"{name}: {value}")
     Console().print(table)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from jaxllm.checks import real_number
+    from jaxllm.diagnosis import LIMIT, prove
+    from jaxllm.errors import InputError
+    from jaxllm.kernels.trial import TrialError
+
+    limit = LIMIT if arguments.limit is None else real_number("limit", arguments.limit, least=1)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def told(kernel: str, done: int, of: int) -> None:
+            if kernel not in tasks:
+                tasks[kernel] = bar.add_task(kernel, total=of)
+            bar.update(tasks[kernel], completed=done)
+
+        try:
+            report = prove(limit=limit, quiet=not arguments.debug, told=told)
+        except TrialError as error:
+            raise InputError(f"doctor: no device can be used: {error}") from None
+    if arguments.json:
+        print(json.dumps(report))
+    else:
+        _print(report)
+    return 0 if all(kernel["passed"] or not kernel["accepted"] for kernel in report["kernels"].values()) else 1
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    device = report["device"]
+    name = f"{device['kind']} ({device['platform']})"
+    table = Table("kernel", "dtype", "values: error", "bound", "logarithms: error", "bound", "worst case", box=None)
+    said = []
+    for kernel, found in report["kernels"].items():
+        for dtype, row in found["worst"].items():
+            table.add_row(kernel, dtype, *map(_number, (row[key] for key in ERRORS)), row["case"])
+        said.append(f"{kernel}: {_verdict(found)}")
+        said += [f"  {row['case']}, {row['dtype']}: {_wrong(row)}" for row in found["failed"]]
+    if report["file"] is None:
+        said.append(f"no kernel is written for {name}: XLA's needs no proof to be used, and nothing is remembered")
+    else:
+        said.append(f"proven on this {name}: {', '.join(report['proven']) or 'none'}; kept in {report['file']}")
+    console = Console()
+    console.print(table)
+    console.print(*said, sep="\n", markup=False, highlight=False)
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    if not found["accepted"]:
+        return "refuses every call on this device"
+    if found["passed"]:
+        return f"equals the reference in all {found['compared']} calls that it accepts"
+    ended = f"; it was ended at {found['ended']}" if found["ended"] else ""
+    return f"WRONG in {len(found['failed'])} of {found['compared']} calls, not used{ended}"
+
+
+def _wrong(row: dict[str, Any]) -> str:
+    if row["failure"]:
+        return row["failure"]
+    return "values {} of {}, logarithms {} of {}".format(*map(_number, (row[key] for key in ERRORS)))
+
+
+def _number(x: float | None) -> str:
+    return "not finite" if x is None else f"{x:.1e}"

@@ -5,6 +5,7 @@ examples:
   jaxllm generate path/to/model "Once upon a time" -n 100
   jaxllm generate owner/repo "Dear diary," -t 0.8 --top-p 0.95 --seed 1
   jaxllm generate path/to/model - --mesh tensor=8 < prompt.txt
+  jaxllm generate path/to/model - --prompt-cache kept.safetensors < long.txt   and read less the next time
   srun jaxllm generate path/to/model "Dear diary," --distributed --mesh data=2,tensor=8
 
 Several processes run as one with --distributed: each is given the same arguments, process 0 reads standard input and
@@ -19,11 +20,12 @@ import os
 import sys
 
 from jaxllm.cli.common import (
+    add_cache_arguments,
     add_job_arguments,
     add_model_arguments,
     add_sampling_arguments,
+    generation_options,
     load_model,
-    sampling_options,
 )
 from jaxllm.errors import InputError
 
@@ -34,6 +36,12 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--prompt", help="the prompt, if not the last argument")
     add_model_arguments(verb)
     add_sampling_arguments(verb)
+    add_cache_arguments(verb)
+    verb.add_argument(
+        "--prompt-cache",
+        metavar="FILE",
+        help="keep what was read in this file, for prompts that begin with the same text",
+    )
     add_job_arguments(verb)
     verb.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
 
@@ -41,14 +49,20 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Streams the continuation to stdout, and a line of figures to stderr."""
     prompt = take_model_and_prompt(arguments)
+    if arguments.prompt_cache is not None and arguments.distributed:
+        raise InputError("--prompt-cache is for one process, not for several with --distributed")
     model, tokenizer = load_model(arguments)
-    from jaxllm import stream_generate
+    from jaxllm import PromptCache, stream_generate
 
-    pieces = []
-    for piece in stream_generate(model, tokenizer, prompt, **sampling_options(arguments)):
+    pieces, options, file = [], generation_options(arguments), arguments.prompt_cache
+    if file is not None:
+        options["prompt_cache"] = PromptCache.load(file, model) if os.path.lexists(file) else PromptCache()
+    for piece in stream_generate(model, tokenizer, prompt, **options):
         pieces.append(piece)
         if not arguments.json:
             print(piece.text, end="", flush=True)
+    if file is not None:
+        options["prompt_cache"].save(file)
     last = pieces[-1]
     figures = {
         "prompt_tokens": last.prompt_tokens,

@@ -7,7 +7,7 @@ from jaxllm.config.attention import Attention, LatentAttention
 from jaxllm.config.checks import one_of, positive
 from jaxllm.config.feed_forward import FeedForward, Mixture
 from jaxllm.config.norm import Norm
-from jaxllm.config.position import Alibi, LearnedPosition, LongScaling
+from jaxllm.config.position import Alibi, DynamicScaling, LearnedPosition, LongScaling
 from jaxllm.errors import InputError
 
 MAX_LAYERS = 4096
@@ -84,9 +84,18 @@ class Decoder:
     @property
     def turning_lengths(self) -> tuple[int, ...]:
         """The lengths beyond which all positions of a row have other frequencies than up to them."""
-        scalings = {getattr(block.attention.position, "scaling", None) for block in self.blocks}
-        return tuple(sorted(s.original_length for s in scalings if isinstance(s, LongScaling)))
+        return self._original_lengths(LongScaling)
+
+    @property
+    def stretching_length(self) -> float:
+        """The length beyond which each token that a row gets changes the frequencies of those to come."""
+        return min(self._original_lengths(DynamicScaling), default=math.inf)
 
     def block(self, layer: int) -> Block | ParallelBlock:
         """The part that layer number `layer` is built from."""
         return self.blocks[layer % len(self.blocks)]
+
+    def _original_lengths(self, kind: type[LongScaling | DynamicScaling]) -> tuple[int, ...]:
+        """Those of one kind of scaling, in their order."""
+        scalings = {getattr(block.attention.position, "scaling", None) for block in self.blocks}
+        return tuple(sorted(scaling.original_length for scaling in scalings if isinstance(scaling, kind)))

@@ -1,5 +1,7 @@
 """Prefill and decode: the compiled programs of generation, over one typed state."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,9 +12,27 @@ import jax.numpy as jnp
 from jaxllm.cache import Cache
 from jaxllm.models.decoder import Decoder
 from jaxllm.sampling import Sampler
-from jaxllm.sharding import replicate
+from jaxllm.sharding import mesh_of, replicate
 
 CHUNK = 16  # the most tokens that one call decodes
+
+
+def bucket(size: int, least: int) -> int:
+    """The next of the sizes that programs are compiled for: four to an octave, at least `least`."""
+    if size <= least:
+        return least
+    quarter = max(1 << (size - 1).bit_length() >> 3, 1)
+    return -(-size // quarter) * quarter
+
+
+def on_mesh_of(model: Decoder) -> Callable[[], AbstractContextManager]:
+    """Makes contexts for the mesh that the weights live on."""
+    mesh = mesh_of(model)
+
+    def context() -> AbstractContextManager:
+        return nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+    return context
 
 
 class Limits(NamedTuple):
@@ -86,9 +106,9 @@ def prefill(
     limits: Limits,
 ) -> tuple[State, Emitted]:
     """Reads what is left of the prompts, and samples a first token; the rest is as in `read` and `State`."""
-    cache, last = read(model, cache, last, tokens, lengths)
+    cache, found = read(model, cache, last, tokens, lengths)
     state = State(cache, tokens[:, 0], jnp.zeros(len(tokens), bool), seen, keys, jnp.int32(0))
-    state, emitted = _sample(model, state, last, sampler, limits)
+    state, emitted = _sample(model, state, found, sampler, limits)
     return state, replicate(emitted)
 
 
@@ -115,7 +135,7 @@ def decode(model: Decoder, state: State, sampler: Sampler, limits: Limits, steps
     return state, replicate(emitted)
 
 
-@partial(jax.jit, static_argnames="capacity", donate_argnames="cache")
+@partial(jax.jit, static_argnames="capacity")  # what grows cannot be written in place
 def grow(cache: Cache, capacity: int) -> Cache:
     """The same cache with room for `capacity` positions."""
     return cache.grown(capacity)

@@ -93,8 +93,13 @@ def generate(
     `min_p`, `repetition_penalty`, `seed`, `eos_token_id`. `stop` is one string or several that end a text and are not
     part of it. Greedy, a prompt gives in a batch what it gives alone; else rows draw from the seed and their index.
 
+    So many tokens of a prompt are read at a time: `prefill_chunk_size` (2048). Keys and values are kept in the model's
+    dtype, or with a `cache_dtype` of "int8" or "fp8" in eight bits. What a `prompt_cache` (`jaxllm.PromptCache`) has of
+    a single prompt is not read again; afterwards it has this one and its continuation.
+
     Raises:
-        InputError: an empty prompt, one that fills the model's context, a setting outside its range.
+        InputError: an empty prompt, one that fills the model's context, a setting outside its range, a `prompt_cache`
+            of another model.
     """
     texts = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
     if not all(isinstance(text, str) for text in texts):

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -12,14 +11,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllm.cache import Cache
 from jaxllm.checks import whole_number
 from jaxllm.distributed import broadcast
 from jaxllm.errors import InputError
-from jaxllm.generation.decode import CHUNK, Emitted, Limits, State, begin, decode, grow, prefill, read
+from jaxllm.generation.decode import (
+    CHUNK,
+    Emitted,
+    Limits,
+    State,
+    begin,
+    bucket,
+    decode,
+    grow,
+    on_mesh_of,
+    prefill,
+    read,
+)
+from jaxllm.generation.prompt_cache import PromptCache
 from jaxllm.models.decoder import Decoder
 from jaxllm.narrow import DTYPES
 from jaxllm.sampling import Sampler
-from jaxllm.sharding import mesh_of
 
 PREFILL_CHUNK = 2048  # tokens of a prompt that are read at a time, for activations not to grow with it
 _ROOM = 512  # positions that a cache begins with, where more may be needed later
@@ -38,6 +50,7 @@ class Options(TypedDict, total=False):
     eos_token_id: int | Sequence[int] | None  # None: the model's own; []: nothing ends a row
     prefill_chunk_size: int  # 2048: so many tokens of a prompt are read at a time
     cache_dtype: str | None  # "int8", "fp8"; None: the model's own
+    prompt_cache: PromptCache | None  # what it has of the prompt is not read again; then it has all that was read
 
 
 @dataclass(frozen=True)
@@ -69,39 +82,52 @@ def steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Op
     A row ends with an end token, after `max_new_tokens`, or at the model's context. Row r draws from the seed and r, so
     that the first row is the same in any batch.
 
+    A `prompt_cache` of one prompt has, at each step, what was read up to it: tokens decoded ahead of the step as well,
+    which a next prompt drops, but where a sliding window has begun to let go of positions, no token is ahead.
+
     Raises:
-        InputError: no prompts, an empty one, one that fills the context, ids outside the vocabulary, bad options.
+        InputError: no prompts, an empty one, one that fills the context, ids outside the vocabulary, bad options, a
+            `prompt_cache` of another model, of other settings, or for several prompts.
     """
     rows = _rows(model, prompts)
-    lengths = np.array([len(row) for row in rows], np.int32)
-    on_mesh, finished, count, size = _mesh_context(model), np.zeros(len(rows), bool), 1, 1
+    on_mesh, longest, said = on_mesh_of(model), max(map(len, rows)), rows[0].tolist()
+    finished, count, size = np.zeros(len(rows), bool), 1, 1
     with on_mesh():  # never across a yield, where it would be the caller's too
         asked = _settings(model, rows, options)
-        longest, most = int(lengths.max()), bucket(int((lengths + asked.limits.tokens).max()), least=64)
-        capacity = min(most, max(_ROOM, bucket(longest + CHUNK, least=64)))
-        cache, last = begin(model, len(rows), capacity, asked.cache_dtype), None
-        *chunks, rest = _chunks(rows, 0, asked.chunk, capacity)
-        for chunk in chunks:
-            cache, last = read(model, cache, last, chunk, lengths)
-        state, emitted = prefill(model, cache, last, rest, lengths, asked.seen, asked.keys, asked.sampler, asked.limits)
+        kept, (state, emitted, most) = asked.kept, _started(model, rows, asked)
     while True:
-        for step in _unpacked(emitted):
+        new = list(_unpacked(emitted))
+        if kept:
+            said += (int(step.token[0]) for step in new)
+            kept.keep(state.cache, said[:-1])
+        for step in new:
             finished |= step.last
             yield step
         if finished.all():
             return
         with on_mesh():
-            state = _with_room(state, longest + count - 1 + size, most)
+            needed = longest + count - 1 + size
+            if kept:
+                kept.release(state.cache)
+                size = size if needed <= state.cache.window else 1
+            state = replace(state, cache=_with_room(state.cache, needed, most))
             state, emitted = decode(model, state, asked.sampler, asked.limits, jnp.int32(size))
         count, size = count + size, min(2 * size, CHUNK)  # short chunks first: the first words come at once
 
 
-def bucket(size: int, least: int) -> int:
-    """The next of the sizes that programs are compiled for: four to an octave, at least `least`."""
-    if size <= least:
-        return least
-    quarter = max(1 << (size - 1).bit_length() >> 3, 1)
-    return -(-size // quarter) * quarter
+def _started(model: Decoder, rows: Sequence[np.ndarray], asked: "_Settings") -> tuple[State, Emitted, int]:
+    """Reads prompts, but for what is kept of them: with a first token of each, and the most room that they may need."""
+    cache, begun = (None, 0) if asked.kept is None else asked.kept.take(model, rows[0].tolist(), asked.cache_dtype)
+    *chunks, rest = _chunks(rows, begun, asked.chunk)
+    lengths, end = np.array([len(row) for row in rows], np.int32), begun + sum(x.shape[1] for x in (*chunks, rest))
+    most = bucket(max(end, int((lengths + asked.limits.tokens).max())), least=64)
+    capacity = min(most, max(_ROOM, bucket(max(end, int(lengths.max()) + CHUNK), least=64)))
+    cache = _with_room(cache or begin(model, len(rows), capacity, asked.cache_dtype), capacity, most)
+    last = None
+    for chunk in chunks:
+        cache, last = read(model, cache, last, chunk, lengths)
+    state, emitted = prefill(model, cache, last, rest, lengths, asked.seen, asked.keys, asked.sampler, asked.limits)
+    return state, emitted, most
 
 
 def eos_token_ids(model: Decoder, given: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -110,22 +136,11 @@ def eos_token_ids(model: Decoder, given: int | Sequence[int] | None) -> tuple[in
     return tuple(whole_number("eos_token_id", item, least=-1) for item in ids)
 
 
-def _with_room(state: State, needed: int, most: int) -> State:
-    """The state, its cache doubled if it cannot take `needed` positions: memory follows the text, not its limit."""
-    capacity = state.cache.capacity
-    if needed <= capacity or capacity >= most:
-        return state
-    return replace(state, cache=grow(state.cache, min(2 * int(capacity), most)))
-
-
-def _mesh_context(model: Decoder) -> Any:
-    """Makes contexts for the mesh that the weights live on."""
-    mesh = mesh_of(model)
-
-    def context() -> AbstractContextManager:
-        return nullcontext() if mesh is None else jax.set_mesh(mesh)
-
-    return context
+def _with_room(cache: Cache, needed: int, most: int) -> Cache:
+    """The cache, at least doubled if it cannot take `needed` positions: memory follows the text, not its limit."""
+    if needed <= cache.capacity or cache.capacity >= most:
+        return cache
+    return grow(cache, min(max(2 * int(cache.capacity), bucket(needed, least=64)), most))
 
 
 def _unpacked(emitted: Emitted) -> Iterator[Step]:
@@ -142,14 +157,11 @@ def _rows(model: Decoder, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
     return rows
 
 
-def _chunks(rows: Sequence[np.ndarray], begun: int, size: int, capacity: int) -> Iterator[np.ndarray]:
-    """Prompts from position `begun` on as int32 [B T], right-padded: T is `size`, and of the last a bucket.
-
-    None reaches beyond the capacity of the cache, padding included: it would be written over what is before.
-    """
+def _chunks(rows: Sequence[np.ndarray], begun: int, size: int) -> Iterator[np.ndarray]:
+    """Prompts from position `begun` on as int32 [B T], right-padded: T is `size`, and of the last a bucket."""
     longest = max(map(len, rows))
     for start in range(begun, longest, size):
-        width = size if start + size < longest else min(bucket(longest - start, least=16), size, capacity - start)
+        width = size if start + size < longest else min(bucket(longest - start, least=16), size)
         tokens = np.zeros((len(rows), width), np.int32)
         for padded, row in zip(tokens, rows, strict=True):
             some = row[start : start + width]
@@ -180,6 +192,7 @@ class _Settings:
     seen: np.ndarray | None
     chunk: int
     cache_dtype: Any
+    kept: PromptCache | None
 
 
 def _settings(model: Decoder, rows: Sequence[np.ndarray], options: Options) -> _Settings:
@@ -190,9 +203,14 @@ def _settings(model: Decoder, rows: Sequence[np.ndarray], options: Options) -> _
     sampling: dict[str, Any] = dict(options)
     count = whole_number("max_new_tokens", sampling.pop("max_new_tokens", 256), least=1)
     chunk = whole_number("prefill_chunk_size", sampling.pop("prefill_chunk_size", PREFILL_CHUNK), least=1)
-    kept = sampling.pop("cache_dtype", None)
-    if kept is not None and kept not in DTYPES:
-        raise InputError(f"cache_dtype={kept!r}: must be {' or '.join(map(repr, DTYPES))}, or None for the model's own")
+    narrow, kept = sampling.pop("cache_dtype", None), sampling.pop("prompt_cache", None)
+    if narrow is not None and narrow not in DTYPES:
+        raise InputError(
+            f"cache_dtype={narrow!r}: must be {' or '.join(map(repr, DTYPES))}, or None for the model's own"
+        )
+    if kept is not None and (not isinstance(kept, PromptCache) or len(rows) > 1):
+        wrong = f"keeps one prompt, not {len(rows)}" if isinstance(kept, PromptCache) else "must be a PromptCache"
+        raise InputError(f"prompt_cache: {wrong}")
     eos, seed = eos_token_ids(model, sampling.pop("eos_token_id", None)), sampling.pop("seed", None)
     seed = broadcast(partial(secrets.randbits, 32)) if seed is None else seed
     key = jax.random.key(np.uint32(whole_number("seed", seed, least=0, most=2**32 - 1)))
@@ -200,7 +218,7 @@ def _settings(model: Decoder, rows: Sequence[np.ndarray], options: Options) -> _
     room = [min(count, int(min(model.config.limit, 2**31 - 1)) - len(row)) for row in rows]
     limits, sampler = Limits(jnp.asarray([*eos, -1], jnp.int32), jnp.asarray(room, jnp.int32)), Sampler.of(**sampling)
     seen = None if sampler.repetition_penalty is None else _seen(rows, model.config.vocab_size)
-    return _Settings(sampler, limits, keys, seen, chunk, None if kept is None else DTYPES[kept])
+    return _Settings(sampler, limits, keys, seen, chunk, None if narrow is None else DTYPES[narrow], kept)
 
 
 def _seen(rows: Sequence[np.ndarray], vocab: int) -> np.ndarray:

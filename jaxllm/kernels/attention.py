@@ -62,8 +62,8 @@ def attention(
     inputs = inputs._replace(slopes=slopes_of(inputs, scores))
     if query.shape[2] % key.shape[2]:
         raise ValueError(f"{query.shape[2]} query heads cannot share {key.shape[2]} key-value heads evenly")
-    axes = Inputs(*(None if x is None else its for x, its in zip(inputs, _AXES, strict=True)))
-    return on_shares(partial(_mixed, scores), inputs, axes, Mixed(_QUERY, _QUERY[:3]))
+    axes: Any = [None if x is None else its for x, its in zip(inputs, _AXES, strict=True)]
+    return on_shares(partial(_mixed, scores), inputs, Inputs(*axes), Mixed(_QUERY, _QUERY[:3]))
 
 
 def choose(request: Request, device: Device, proven: frozenset[str] = frozenset()) -> Choice:

@@ -19,18 +19,17 @@ from jaxllm.kernels.inputs import (
 
 def reference(inputs: Inputs, scores: Scores) -> Mixed:
     """Vaswani et al. 2017, with scores [B K G T S] and a softmax in float32 or wider."""
-    query, key, value = inputs.query, inputs.key, inputs.value
-    batch, length, heads, head_dim = query.shape
-    groups = query.reshape(batch, length, key.shape[2], -1, head_dim)  # [B T K G H]
-    if value is None:
-        value = key[..., : scores.value_dim]
-    products = jnp.einsum("btkgh,bskh->bkgts", groups, key.astype(query.dtype), preferred_element_type=wide(inputs))
+    batch, length, heads, head_dim = inputs.query.shape
+    key = inputs.key.swapaxes(1, 2).astype(inputs.query.dtype)  # [B K S H]
+    value = key[..., : scores.value_dim] if inputs.value is None else inputs.value.swapaxes(1, 2).astype(key.dtype)
+    groups = inputs.query.reshape(batch, length, key.shape[1], -1, head_dim).transpose(0, 2, 3, 1, 4)  # [B K G T H]
+    products = jnp.einsum("bkgth,bksh->bkgts", groups, key, preferred_element_type=wide(inputs))
     if inputs.key_scale is not None:
         products = products * _per_key(inputs.key_scale)
     products = products * scores.scale
     if scores.softcap is not None:
         products = softcap(products, scores.softcap)
-    position, keys = positions(inputs), jnp.arange(key.shape[1], dtype=jnp.int32)
+    position, keys = positions(inputs), jnp.arange(key.shape[2], dtype=jnp.int32)
     products = with_alibi(products, scores, slopes_of(inputs, scores), position, keys)
     mask = visible(position, keys, scores, inputs.lengths)[:, None, None]
     products = jnp.where(mask, products, 10 * NOTHING)
@@ -39,10 +38,10 @@ def reference(inputs: Inputs, scores: Scores) -> Mixed:
     weights = jnp.where(mask, jnp.exp(products - lse), 0)
     if inputs.value_scale is not None:
         weights = weights * _per_key(inputs.value_scale)
-    value = value.astype(query.dtype)
-    out = jnp.einsum("bkgts,bskv->btkgv", weights.astype(query.dtype), value, preferred_element_type=wide(inputs))
+    out = jnp.einsum("bkgts,bksv->bkgtv", weights.astype(key.dtype), value, preferred_element_type=wide(inputs))
+    out = out.astype(key.dtype).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, -1)
     lse = lse[..., 0].transpose(0, 3, 1, 2).reshape(batch, length, heads)
-    return Mixed(out.astype(query.dtype).reshape(batch, length, heads, value.shape[-1]), lse)
+    return Mixed(out, lse)
 
 
 def _per_key(scale: jax.Array) -> jax.Array:

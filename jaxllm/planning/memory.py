@@ -135,14 +135,19 @@ def cache_bytes(part: config.Decoder, stored: str, mesh: Any, batch: int, capaci
     Every device has the key-value heads of its own queries; rows are split where they divide; a latent is whole on
     every device.
     """
-    leaves = _cache_leaves(part, stored, batch, capacity, mesh.shape.get("stage", 1))
-    heads, size = max(block.attention.heads for block in part.blocks), 0
+    leaves, size = _cache_leaves(part, stored, batch, capacity, mesh.shape.get("stage", 1)), 0
     for (shape, width), count in leaves:
-        axes = CACHE_AXES[len(shape)]
-        if "kv_heads" in axes:
-            shape = (shape[0], shape[1] * copies(shape[1], heads, mesh), *shape[2:])
-        size += math.prod(local_shape("cache", axes, shape, mesh)) * width * count
+        shape = cache_shape(part, shape, mesh)
+        size += math.prod(local_shape("cache", CACHE_AXES[len(shape)], shape, mesh)) * width * count
     return size
+
+
+def cache_shape(part: config.Decoder, shape: tuple[int, ...], mesh: Any) -> tuple[int, ...]:
+    """The shape on a mesh of an array of a cache that has this one without: every device has a head of its own."""
+    if "kv_heads" not in CACHE_AXES[len(shape)]:
+        return shape
+    heads = max(block.attention.heads for block in part.blocks)
+    return (shape[0], shape[1] * copies(shape[1], heads, mesh), *shape[2:])
 
 
 def cache_partition(shape: tuple[int, ...], mesh: Any) -> PartitionSpec:

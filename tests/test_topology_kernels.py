@@ -1,0 +1,68 @@
+"""TPUs' compiler takes the attention kernels, on a machine without a TPU: they fit a chip's fast memory."""
+
+import math
+from functools import partial
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxllm import config
+from jaxllm.kernels.flash_tpu import flash_tpu
+from jaxllm.kernels.inputs import Inputs, Scores
+from scripts.compile_topology import compiled, devices_of
+
+pytestmark = pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu, TPUs' compiler")
+HEADS = {"64": (64, 64), "80": (80, 80), "96": (96, 96), "128": (128, 128), "192": (192, 128), "256": (256, 256)}
+EVERYTHING = Scores(0.1, window=999, chunk=5000, softcap=30.0, alibi=config.Alibi(tuple(0.9**n for n in range(28))))
+
+
+def program(queries, keys, heads, kv_heads, sizes, dtype="bfloat16", stored=None, batch=1, scores=None):
+    """What the compiler has of attention on caches [B K S H], with sinks."""
+    head_dim, value_dim = sizes
+    array = partial(jax.ShapeDtypeStruct, sharding=jax.sharding.SingleDeviceSharding(devices_of("v5e:2x2")[0]))
+    query, key = array((batch, queries, heads, head_dim), dtype), (batch, kv_heads, keys, head_dim)
+    value = array((*key[:3], value_dim), stored or dtype) if value_dim else None
+    scales = [array(key[:3], "float32") if stored else None] * 2
+    caches = array(key, stored or dtype), value, *scales
+
+    def attention(query, caches, row, sinks):
+        key, value, key_scale, value_scale = jax.tree.map(lambda each: each.swapaxes(1, 2), caches)
+        inputs = Inputs(query, key, value, row, row, sinks, key_scale, value_scale)
+        return flash_tpu(inputs, scores or Scores(0.1, value_dim=None if value_dim else 512))
+
+    sinks = array((heads,), "float32")
+    return compiled(jax.jit(attention).trace(query, caches, array((batch,), "int32"), sinks).lower())
+
+
+@pytest.mark.parametrize("sizes", HEADS.values(), ids=HEADS)
+def test_prefill(sizes):
+    """Memory is linear: the scores of 16,384 queries would take 16 GiB."""
+    found = program(16384, 16384 + 100, 16, 4, sizes)
+    assert found.bytes.temporaries < 2**30
+
+
+@pytest.mark.parametrize("sizes", HEADS.values(), ids=HEADS)
+def test_decode(sizes):
+    """Nothing of the cache is copied."""
+    found = program(1, 32768, 28, 4, sizes, batch=4)
+    assert found.bytes.temporaries < 2**20
+
+
+@pytest.mark.parametrize(
+    ("queries", "heads", "sizes", "kinds"),
+    [
+        (700, 28, (128, 128), {"scores": EVERYTHING}),
+        (700, 16, (256, 256), {"dtype": "float32"}),
+        (1, 8, (64, 64), {"dtype": "float32"}),
+        (5, 28, (128, 128), {"stored": jnp.int8}),
+        (33, 28, (128, 128), {"stored": jnp.float8_e4m3fn}),
+        (1, 128, (576, 0), {}),
+        (700, 16, (576, 0), {}),
+    ],
+)
+def test_kinds(queries, heads, sizes, kinds):
+    """All features at once, float32, narrow caches, and latents that are their own values."""
+    found = program(queries, 5000, heads, math.gcd(heads, 4) if sizes[1] else 1, sizes, batch=2, **kinds)
+    assert found.bytes.temporaries < 2**27
