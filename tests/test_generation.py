@@ -112,18 +112,6 @@ def test_log_probabilities_are_the_models_own(model):
         assert step.logprob[0] == pytest.approx(float(expected[at - 1, row[at]]), abs=1e-4)
 
 
-@pytest.mark.usefixtures("quick_generation")
-def test_a_prompt_is_the_same_in_parts(checkpoint_of, tmp_path):
-    """One that fills its cache: parts of 94 leave 33 tokens, whose padding to 40 there is no room for."""
-    model = restore(convert(checkpoint_of("llama"), tmp_path / "native"))
-    prompt = np.random.default_rng(0).integers(0, 101, 127)
-    (whole,) = steps(model, [prompt], max_new_tokens=1)
-    for size in (32, 94):
-        (step,) = steps(model, [prompt], max_new_tokens=1, prefill_chunk_size=size)
-        assert step.token == whole.token
-        assert step.logprob == pytest.approx(whole.logprob, abs=1e-5)
-
-
 @pytest.mark.parametrize(
     ("prompts", "settings", "message"),
     [
