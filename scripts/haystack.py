@@ -1,0 +1,195 @@
+"""Needles in haystacks: prompts of exactly so many tokens with a fact at some depth, and whether a model finds it."""
+
+import random
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.cache import Cache
+from jaxllm.errors import InputError
+from jaxllm.generation.decode import begin, read
+from jaxllm.generation.tokens import PREFILL_CHUNK, generate_tokens
+from jaxllm.models.decoder import Decoder
+from jaxllm.narrow import DTYPES
+from jaxllm.sharding import mesh_of
+from jaxllm.text import Tokenizer
+
+HAYSTACK = "{haystack}"  # stands for it where a chat template is filled in
+SENTENCE_ENDS = (".", "!", "?", "\n")
+
+
+class Needle(NamedTuple):
+    """The fact to hide, what is asked about it, how the reply begins, and how it goes on if the fact was found."""
+
+    fact: str = "The best thing to do in Verona is to eat a fig and sit by the fountain on a sunny day."
+    question: str = "What is the best thing to do in Verona?"
+    lead: str = "The best thing to do in Verona is to"
+    answer: str = " eat a fig and sit by the fountain on a sunny day"
+
+    @property
+    def keywords(self) -> list[str]:
+        """The words of the answer that tell: those of four letters or more, or all if there is none."""
+        words = re.findall(r"\w+", self.answer.lower())
+        return [word for word in words if len(word) > 3] or words
+
+
+@dataclass(frozen=True)
+class Haystack:
+    """Token ids: of the text to hide in, with the places where its sentences end, and of what stands around it.
+
+    A prompt is `before`, hay with the `hidden` needle in it, and `after`; `answer` is what should follow.
+    """
+
+    hay: list[int]
+    ends: np.ndarray
+    before: list[int]
+    hidden: list[int]
+    after: list[int]
+    answer: list[int]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, text: str, needle: Needle, longest: int, chat: bool) -> "Haystack":
+        """For prompts of up to `longest` tokens; with `chat` they are a user's turn, by the tokenizer's template."""
+        tokens = hay(tokenizer, text, longest)
+        ending = [i for i in set(tokens) if tokenizer.decode([i]).rstrip(" ").endswith(SENTENCE_ENDS)]
+        ends = np.flatnonzero(np.isin(tokens, ending)) + 1
+        hidden = tokenizer.encode(f"\n{needle.fact}\n", add_special_tokens=False)
+        return cls(tokens, ends, *_around(tokenizer, needle, hidden, chat))
+
+    @property
+    def least(self) -> int:
+        """The length of a prompt without any hay."""
+        return len(self.before + self.hidden + self.after)
+
+    def prompt(self, length: int, depth: float) -> list[int]:
+        """Exactly `length` tokens, the needle behind a share `depth` of the hay, where a sentence ends.
+
+        Raises:
+            InputError: the needle and its question alone are longer.
+        """
+        if length < self.least:
+            raise InputError(f"{length} tokens: the needle and its question alone are {self.least}")
+        room = length - self.least
+        ended = self.ends[self.ends <= depth * room]
+        at = room if depth == 1 else int(ended.max(initial=0))
+        return [*self.before, *self.hay[:at], *self.hidden, *self.hay[at:room], *self.after]
+
+    def without(self, length: int) -> list[int]:
+        """As many tokens, all of them hay but for the question."""
+        return [*self.before, *self.hay[: length - len(self.before + self.after)], *self.after]
+
+
+def hay(tokenizer: Tokenizer, text: str, count: int) -> list[int]:
+    """The first tokens of a text, and of its paragraphs in ever other orders, for as long as it takes.
+
+    Raises:
+        InputError: there is nothing in the text.
+    """
+    paragraphs, shuffled, tokens = re.split(r"\n\s*\n", text.strip()), random.Random(0), []
+    if not text.strip():
+        raise InputError("the haystack is empty")
+    while len(tokens) < count:
+        tokens += tokenizer.encode("\n\n".join(paragraphs) + "\n\n", add_special_tokens=False)
+        shuffled.shuffle(paragraphs)
+    return tokens[:count]
+
+
+def _around(tokenizer: Tokenizer, needle: Needle, hidden: list[int], chat: bool) -> tuple[list[int], ...]:
+    """`before`, `hidden`, `after` and `answer` of a haystack.
+
+    The answer begins with the first token that would be another one without it: a space between may belong to either.
+    """
+    before, after, start = "", f"\n\n{needle.question} ", tokenizer.encode("")[:1]
+    if chat:
+        turn = {"role": "user", "content": f"{HAYSTACK}\n\n{needle.question}"}
+        before, _, after = tokenizer.apply_chat_template([turn]).partition(HAYSTACK)
+    opening = [i for i in start if i == tokenizer.bos_token_id and not chat]
+    texts = before, after + needle.lead, after + needle.lead + needle.answer
+    head, tail, whole = (tokenizer.encode(text, add_special_tokens=False) for text in texts)
+    same = next((i for i, (one, other) in enumerate(zip(tail, whole, strict=False)) if one != other), len(tail))
+    return opening + head, hidden, whole[:same], whole[same:]
+
+
+class Found(NamedTuple):
+    """How well a needle was found, and what that is the measure of."""
+
+    score: float
+    said: str
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model that is asked for a needle; `cache_dtype` and `prefill_chunk_size` are those of generation."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+    needle: Needle
+    haystack: Haystack
+    max_new_tokens: int
+    prefill_chunk_size: int = PREFILL_CHUNK
+    cache_dtype: str | None = None
+    blind: dict[int, float] = field(default_factory=dict)  # without a needle, by the prompt's length
+
+    def recall(self, prompt: list[int]) -> Found:
+        """The share of the answer's keywords that are in what the model says."""
+        how: dict[str, Any] = {"prefill_chunk_size": self.prefill_chunk_size, "cache_dtype": self.cache_dtype}
+        (ids,) = generate_tokens(self.model, [prompt], max_new_tokens=self.max_new_tokens, **how)
+        said = self.tokenizer.decode(ids)
+        words = set(re.findall(r"\w+", said.lower()))
+        return Found(float(np.mean([word in words for word in self.needle.keywords])), said)
+
+    def accuracy(self, prompt: list[int]) -> Found:
+        """The share of the answer's tokens that are the likeliest, each after all those before it."""
+        logprobs, hits = self._judged(prompt)
+        return Found(hits, f"{logprobs:.3f} nats a token")
+
+    def gain(self, prompt: list[int]) -> Found:
+        """By how much the needle raises the mean log-probability of the answer's tokens, in nats."""
+        found, length = self._judged(prompt)[0], len(prompt)
+        if length not in self.blind:
+            self.blind[length] = self._judged(self.haystack.without(length))[0]
+        blind = self.blind[length]
+        return Found(found - blind, f"{found:.3f} nats a token, {blind:.3f} without the needle")
+
+    def _judged(self, prompt: list[int]) -> tuple[float, float]:
+        """The mean log-probability of the answer's tokens, and the share of them that are the likeliest.
+
+        Prompts of all lengths take the same programs: each is padded to whole chunks, in a cache for the longest.
+        """
+        mesh, longest = mesh_of(self.model), len(self.haystack.hay)
+        chunk = min(self.prefill_chunk_size, longest)
+        capacity = -(-longest // chunk) * chunk + len(self.haystack.answer)
+        tokens, lengths = np.zeros((1, -(-len(prompt) // chunk) * chunk), np.int32), np.array([len(prompt)], np.int32)
+        tokens[0, : len(prompt)] = prompt
+        answer = np.array([self.haystack.answer], np.int32)
+        with nullcontext() if mesh is None else jax.set_mesh(mesh):
+            cache, last = begin(self.model, 1, capacity, DTYPES.get(self.cache_dtype or "")), None
+            for start in range(0, tokens.size, chunk):
+                cache, last = read(self.model, cache, last, tokens[:, start : start + chunk], lengths)
+            logprobs, hits = judged(self.model, cache, last, answer)
+        return float(logprobs.mean()), float(hits.mean())
+
+
+SCORES: dict[str, Callable[[Reader, list[int]], Found]] = {
+    "recall": Reader.recall,
+    "accuracy": Reader.accuracy,
+    "gain": Reader.gain,
+}
+
+
+@jax.jit
+def judged(model: Decoder, cache: Cache, last: jax.Array, answer: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of tokens [1 A] that follow what was read, log-probabilities [1 A], and whether they are the likeliest [1 A].
+
+    `last` [1 1 D] is what the last token read came to.
+    """
+    states, _ = model.hidden(answer, cache=cache)
+    logits = model.logits(jnp.concatenate([last, states[:, :-1]], axis=1))
+    logprobs = jnp.take_along_axis(jax.nn.log_softmax(logits), answer[..., None], axis=-1)[..., 0]
+    return logprobs, logits.argmax(axis=-1) == answer

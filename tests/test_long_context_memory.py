@@ -1,0 +1,45 @@
+"""Long prompts take memory in proportion to their length at most: some are read, others only compiled for."""
+
+import pytest
+
+from scripts import bench_long_context
+from scripts.bench_long_context import WAYS, Measured, alone, main, programs
+
+GIGABYTE = 10**9
+
+
+@pytest.mark.parametrize("way", ["whole", "chunked"])
+def test_a_prompt_of_32768_tokens(way):
+    """Read for real, by a model of one layer of those that docs/performance.md shows four of."""
+    found = alone(way, 32_768, 1)
+    assert found.cache == 2 * 32_768 * 2 * 64 * 4
+    assert found.cache < found.peak < {"whole": 1.5, "chunked": 0.3}[way] * GIGABYTE
+
+
+@pytest.mark.parametrize("way", ["chunked", "windowed"])
+def test_a_chunk_takes_what_it_takes_however_long_the_prompt(way):
+    """Temporary memory of the program that goes on reading, and the cache, which is written where it is."""
+    compiled = {length: programs(WAYS[way], length, 1).then.memory_analysis() for length in (32_768, 131_072)}
+    short, long = compiled.values()
+    assert long.temp_size_in_bytes < 1.01 * short.temp_size_in_bytes < 100 * 2**20
+    for length, memory in compiled.items():
+        kept = min(length, WAYS[way].window or length)
+        assert 0 <= memory.alias_size_in_bytes - 2 * kept * 2 * 64 * 4 < 4096
+        assert memory.output_size_in_bytes - memory.alias_size_in_bytes < 4096
+
+
+def test_what_the_bench_prints_and_draws(tmp_path, capsys, monkeypatch):
+    """Of memory that grows as it should, though nothing is run here."""
+    pytest.importorskip("matplotlib")
+
+    def found(way, length, layers, run):
+        return Measured(way, length, 7 * length ** (2 if way == "quadratic" else 1), length, 1.5 if run else None)
+
+    monkeypatch.setattr(bench_long_context, "alone", found)
+    main(["--lengths", "1024", "2048", "4096", "--written-out", "2048", "--plot", str(tmp_path / "plot.png")])
+    printed = capsys.readouterr().out
+    assert "| 2,048 | 0 MB | 0 MB, 1.5 s | 0 MB, 1.5 s | 0 MB, 1.5 s | 29 MB, 1.5 s |" in printed
+    assert "*117 MB, computed*" in printed
+    assert "whole: N^1.00; 7 bytes for each of the last 2,048 tokens" in printed
+    assert "quadratic: N^2.00" in printed
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
