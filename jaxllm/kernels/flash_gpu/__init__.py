@@ -1,4 +1,4 @@
-"""Flash attention for Hopper and newer GPUs: prefill, and decoding over long caches."""
+"""Flash attention for Hopper GPUs: prefill, and decoding over long caches."""
 
 import math
 from typing import Any

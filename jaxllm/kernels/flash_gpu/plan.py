@@ -117,8 +117,8 @@ def refusal(request: Request, device: Device) -> str | None:
     """Why the kernel cannot serve a request on a device (None: it can)."""
     if device.platform != "cuda":
         return f"platform {device.platform}: it is a kernel for CUDA"
-    if device.capability < 9.0:
-        return f"compute capability {device.capability}: it needs 9.0 or newer"
+    if not 9.0 <= device.capability < 10.0:
+        return f"compute capability {device.capability}: only 9.x has the wgmma that it is made of"
     return unserved(request)
 
 
