@@ -81,4 +81,9 @@ def test_generate_keeps_a_file(capsys, tmp_path, reads):
     assert main(["generate", "ROMEO:\nWhat light", "-n", "5"]) == 0
     assert text.endswith(capsys.readouterr().out)
     assert main(["generate", "x", "--prompt-cache", str(file), "--cache-dtype", "fp8"]) == 2
-    assert "cache_dtype is 'bfloat16', not 'float8_e4m3fn'" in capsys.readouterr().err
+    assert "cache_dtype='bfloat16', not 'float8_e4m3fn'" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["generate", "x", "-n", "2", "--json", "--prompt-cache", str(file / "x")]) == 2
+    said, told = capsys.readouterr()
+    assert len(json.loads(said)["tokens"]) == 2  # what was generated is not lost with what was to be kept
+    assert f"{file / 'x'}: cannot be written" in told

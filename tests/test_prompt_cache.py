@@ -175,9 +175,9 @@ def test_bad_caches_are_named(native, reads, tmp_path):
     kept.save(file)
     tuned = restore(convert(tiny.write(tmp_path / "tuned", tiny.CASES["llama"], seed=1), tmp_path / "native"))
     others = {
-        "num_layers is 2, not 3": restore(native("mistral")),
-        "dtype is 'float32', not 'bfloat16'": restore(native("llama"), dtype="bfloat16"),
-        "weights is": tuned,
+        "num_layers=2, not 3": restore(native("mistral")),
+        "dtype='float32', not 'bfloat16'": restore(native("llama"), dtype="bfloat16"),
+        "weights=": tuned,
         "on another mesh": on(native, "llama", "tensor"),
     }
     for message, other in others.items():
@@ -187,7 +187,7 @@ def test_bad_caches_are_named(native, reads, tmp_path):
             with pytest.raises(InputError, match=f"{file}: .*{message}"):
                 PromptCache.load(file, other)
     for options, message in (
-        ({"prompt_cache": kept, "cache_dtype": "int8"}, "cache_dtype is 'float32', not 'int8'"),
+        ({"prompt_cache": kept, "cache_dtype": "int8"}, "kept otherwise: cache_dtype='float32', not 'int8'"),
         ({"prompt_cache": str(file)}, "must be a PromptCache"),
     ):
         with pytest.raises(InputError, match=message):
@@ -213,12 +213,17 @@ def test_bad_files_are_named(native, reads, tmp_path):
         (lambda: save_file(arrays | {"1.key": arrays["1.key"][:, :, 1:]}, file, metadata), "1.key is not what"),
         (lambda: save_file(arrays | {"tokens": arrays["tokens"][:0]}, file, metadata), "no tokens"),
         (lambda: save_file(arrays | {"tokens": arrays["tokens"] + 101}, file, metadata), "does not take"),
+        (lambda: save_file(arrays, file, metadata | {"model": "[" * 10_000}), "does not say which model"),
+        (lambda: save_file(arrays, file, metadata | {"model": "null"}), "does not say which model"),
         (file.unlink, "No such file"),
-        (file.mkdir, ""),
+        (file.mkdir, "is a directory"),
     ):
         change()
         with pytest.raises(InputError, match=f"{file}: .*{message}") as error:
             PromptCache.load(file, model)
         assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match=f"{file}: cannot be written"):
-        kept.save(file)
+    for name, message in (("kept", "is a directory"), ("kept.2/x", "cannot be written"), ("x" * 300, "too long")):
+        (tmp_path / "kept.2").touch()
+        with pytest.raises(InputError, match=f"{tmp_path / name}: .*{message}"):
+            kept.save(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "kept.2"}

@@ -51,6 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     prompt = take_model_and_prompt(arguments)
     if arguments.prompt_cache is not None and arguments.distributed:
         raise InputError("--prompt-cache is for one process, not for several with --distributed")
+    if arguments.prompt_cache == "":
+        raise InputError("--prompt-cache '': is no name of a file")
     model, tokenizer = load_model(arguments)
     from jaxllm import PromptCache, stream_generate
 
@@ -61,8 +63,6 @@ def run(arguments: argparse.Namespace) -> None:
         pieces.append(piece)
         if not arguments.json:
             print(piece.text, end="", flush=True)
-    if file is not None:
-        options["prompt_cache"].save(file)
     last = pieces[-1]
     figures = {
         "prompt_tokens": last.prompt_tokens,
@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         print(flush=True)
         print("jaxllm:", ", ".join(f"{key} {value}" for key, value in figures.items()), file=sys.stderr)
+    if file is not None:  # at last: what was said is not lost with a full disk
+        options["prompt_cache"].save(file)
 
 
 def take_model_and_prompt(arguments: argparse.Namespace) -> str:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import jax
@@ -26,12 +27,16 @@ class PromptCache:
     are kept costs nothing, but where the model would have to be asked again all is read anew: behind the end of a
     sliding window, and where LongRoPE or dynamic scaling had other frequencies. Under dynamic scaling what is kept
     has the frequencies of its day, as everywhere in decoding.
+
+    One generation at a time goes on with it: of several, in threads or in turn, the last to take it does, and others
+    end with an InputError, or read all of their prompts themselves.
     """
 
     def __init__(self):
         self._origin: Origin | None = None
         self._cache: Cache | None = None
         self._tokens: list[int] = []
+        self._lock = Lock()  # what one generation has taken, another's thread must not see as kept
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -47,10 +52,11 @@ class PromptCache:
             InputError: the model is not the one that has read what is kept, or is to keep it otherwise.
         """
         origin = Origin.of(model, cache_dtype)
-        if self._origin is not None and self._cache is not None:
-            _require_same(self._origin, origin)
-        kept, cache = self._tokens, self._cache
-        self._origin, self._tokens, self._cache = origin, [], None
+        with self._lock:
+            if self._origin is not None and self._cache is not None:
+                _require_same(self._origin, origin)
+            kept, cache = self._tokens, self._cache
+            self._origin, self._tokens, self._cache = origin, [], None
         shared = min(_shared(kept, prompt), len(prompt) - 1)  # what the last token comes to is not kept
         if cache is None or not shared or not _alike(model.config, len(kept), shared, len(prompt)):
             return None, 0
@@ -59,7 +65,8 @@ class PromptCache:
 
     def keep(self, cache: Cache, tokens: Sequence[int]) -> None:
         """Keeps what the model that took last has read, tokens and their cache."""
-        self._cache, self._tokens = cache, list(tokens)
+        with self._lock:
+            self._cache, self._tokens = cache, list(tokens)
 
     def release(self, cache: Cache) -> None:
         """Lets go of what `keep` was given, for the caller to go on with.
@@ -67,9 +74,10 @@ class PromptCache:
         Raises:
             InputError: another generation has taken it meanwhile.
         """
-        if self._cache is not cache:
-            raise InputError("prompt_cache: another generation has gone on with it; this one cannot")
-        self._cache, self._tokens = None, []
+        with self._lock:
+            if self._cache is not cache:
+                raise InputError("prompt_cache: another generation has gone on with it; this one cannot")
+            self._cache, self._tokens = None, []
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a file that `load` reads on any mesh; one that is there is replaced, at once and as a whole.
@@ -78,9 +86,11 @@ class PromptCache:
             InputError: nothing is kept, the file cannot be written, or this process is one of several.
         """
         _require_one_process(path)
-        if self._origin is None or self._cache is None:
-            raise InputError(f"{path}: the prompt cache is empty: there is nothing to write")
-        prompt_file.write(Path(path), self._origin, self._tokens, jax.device_get(self._cache.entries))
+        with self._lock:
+            if self._origin is None or self._cache is None:
+                raise InputError(f"{path}: the prompt cache is empty: there is nothing to write")
+            origin, tokens, entries = self._origin, self._tokens, jax.device_get(self._cache.entries)
+        prompt_file.write(Path(path), origin, tokens, entries)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: Decoder) -> Self:
@@ -140,7 +150,7 @@ def _alike(part: config.Decoder, kept: int, shared: int, wanted: int) -> bool:
 
 def _require_same(kept: Origin, now: Origin) -> None:
     if different := difference(now.facts, kept.facts):
-        raise InputError(f"prompt_cache: is of another model: {different}")
+        raise InputError(f"prompt_cache: was read by another model, or kept otherwise: {different}")
     if kept.mesh != now.mesh:
         raise InputError("prompt_cache: is on another mesh; save it to a file, and load that on this one")
 

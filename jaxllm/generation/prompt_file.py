@@ -8,7 +8,9 @@ Its metadata are `format`, and `model`: which one it is that has read. Nothing o
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from reprlib import repr as shown  # short, however long or deep
 from typing import Any, NamedTuple
@@ -84,7 +86,7 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None
         here, there = ours.get(name), theirs.get(name)
         if here != there:
             told = not isinstance(here, list | dict) and not isinstance(there, list | dict)
-            return f"its {name} is {shown(there)}, not {shown(here)}" if told else f"its {name} is another"
+            return f"{name}={shown(there)}, not {shown(here)}" if told else f"another {name}"
     return None
 
 
@@ -96,6 +98,7 @@ def write(path: Path, origin: Origin, tokens: Sequence[int], entries: Entries) -
     """
     like, data = named(origin.entries(len(tokens))), named(origin.layers(origin.mesh).apart(entries))
     stored = {name: _stored(data[name], like[name]) for name in like}
+    _require_no_directory(path)
     with replacing(path) as file, library_errors(path):
         metadata = {"format": FORMAT, "model": json.dumps(origin.facts)}
         save_file({"tokens": np.asarray(tokens, np.int32), **stored}, file, metadata)
@@ -107,11 +110,25 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises:
         InputError: it is no whole file of this kind.
     """
+    _require_no_directory(path)
     with library_errors(path), safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise InputError(f"not a prompt cache of this version: format {metadata.get('format')!r}, not {FORMAT!r}")
-        return dict(json.loads(metadata["model"])), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _facts(path, metadata), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        found = json.loads(metadata.get("model", ""))
+        if isinstance(found, dict):
+            return found
+    raise InputError(f"{path}: does not say which model it is of")
+
+
+def _require_no_directory(path: Path) -> None:
+    if os.path.isdir(path):  # False, and no error, for names that are none
+        raise InputError(f"{path}: is a directory, and no prompt cache")
 
 
 def cache_dtype(facts: Mapping[str, Any]) -> Any:
