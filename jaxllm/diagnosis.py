@@ -16,7 +16,7 @@ from jaxllm.kernels.cases import CASES, Case
 from jaxllm.kernels.comparison import Compared, accepted, compared
 from jaxllm.kernels.inputs import Scores
 from jaxllm.kernels.request import Device, Request
-from jaxllm.kernels.target import remember, target
+from jaxllm.kernels.target import here, remember, target
 from jaxllm.kernels.trial import TrialError, trial
 from jaxllm.storage import cache_dir
 from jaxllm.version import __version__
@@ -76,9 +76,12 @@ def prove(
 
     Raises:
         TrialError: no device can be used at all.
+        InputError: what is proven could not be written down.
     """
     device = next(trial(_device_here, limit=limit, quiet=quiet))
     own = {name: kernel for name, kernel in KERNELS.items() if kernel.platform == device.platform}
+    if own:
+        remember(device, here(device).proven)  # before the work: it may be that nothing can be written there
     found = {}
     for name, kernel in (own or {"blockwise": Kernel(device.platform, XLA["blockwise"], _never)}).items():
         pairs, rows, ended = accepted(kernel, device, cases), list[Compared](), None

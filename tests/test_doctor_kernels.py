@@ -19,7 +19,7 @@ from jaxllm.kernels.cases import CASES, EVERYTHING, Case
 from jaxllm.kernels.comparison import accepted, compare
 from jaxllm.kernels.inputs import Scores
 from jaxllm.kernels.request import Device, Request
-from jaxllm.kernels.target import target
+from jaxllm.kernels.target import _key, here, target
 from jaxllm.kernels.trial import TrialError, trial
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,6 +102,21 @@ def test_without_a_kernel_of_its_own(few, capsys, tmp_path):
     assert "blockwise: equals the reference in all 6 calls that it accepts" in " ".join(out.split())
     assert "no kernel is written for cpu" in out
     assert not (tmp_path / "kernels.json").exists()
+
+
+@pytest.mark.parametrize("content", ["[", "[]", '{"KEY": 5}', '{"KEY": "flash"}', '{"KEY": [["flash"]]}', "[" * 10_000])
+def test_what_is_remembered_may_be_broken(few, tmp_path, content):
+    (tmp_path / "kernels.json").write_text(content.replace("KEY", _key(Device("cpu"))))
+    assert here(Device("cpu")).proven == frozenset()
+
+
+def test_what_cannot_be_remembered_is_said_before_the_work(few, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAXLLM_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(diagnosis, "KERNELS", {"dying": Kernel("cpu", died, never)})
+    monkeypatch.setattr(diagnosis, "compared", None)
+    assert main(["doctor", "--kernels"]) == 2
+    assert "kernels.json: cannot be written" in capsys.readouterr().err
 
 
 def test_hanging_is_told():

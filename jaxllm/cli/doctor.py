@@ -13,6 +13,8 @@ import argparse
 import json
 from typing import Any
 
+from jaxllm.errors import InputError
+
 ERRORS = ("out_error", "out_bound", "lse_error", "lse_bound")
 
 
@@ -27,6 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the diagnosis; 1 if a kernel is wrong."""
     if arguments.kernels:
         return _compare(arguments)
+    if arguments.limit is not None:
+        raise InputError("--limit needs --kernels")
     from jaxllm.diagnosis import diagnose
 
     report = diagnose()
@@ -50,7 +54,6 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     from jaxllm.checks import real_number
     from jaxllm.diagnosis import LIMIT, prove
-    from jaxllm.errors import InputError
     from jaxllm.kernels.trial import TrialError
 
     limit = LIMIT if arguments.limit is None else real_number("limit", arguments.limit, least=1)

@@ -1,7 +1,6 @@
 """What attention is made for: a device, and the kernels that have equalled the reference on it."""
 
 import json
-import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ import jax
 from jaxllm.kernels.request import Device
 from jaxllm.storage import cache_dir
 from jaxllm.version import __version__
+from jaxllm.workspace import replacing
 
 _AIMED = jax.make_user_context(None)  # part of the key that compiled programs are kept under
 
@@ -42,13 +42,15 @@ def here(device: Device) -> Target:
 
 
 def remember(device: Device, proven: frozenset[str]) -> Path:
-    """Writes down which kernels equalled the reference on a device, for these versions of JAX and jaxllm; the file."""
+    """Writes down which kernels equalled the reference on a device, for these versions of JAX and jaxllm; the file.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     file = _file()
     written = {**_read(file), _key(device): sorted(proven)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    beside.write_text(json.dumps(written, indent=1))
-    beside.replace(file)
+    with replacing(file) as work:
+        work.write_text(json.dumps(written, indent=1))
     _remembered.cache_clear()
     return file
 
@@ -62,9 +64,10 @@ def _read(file: Path) -> dict[str, list[str]]:
     """What is remembered; nothing where the file is not whole, for it can be made again."""
     try:
         found = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    names = found.items() if isinstance(found, dict) else ()
+    return {key: its for key, its in names if isinstance(its, list) and all(isinstance(name, str) for name in its)}
 
 
 def _file() -> Path:
