@@ -26,10 +26,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxllm.checks import whole_number
+from jaxllm.errors import InputError
 from jaxllm.kernels.blockwise import blockwise
+from jaxllm.kernels.cases import DTYPES
 from jaxllm.kernels.reference import reference
 from jaxllm.version import __version__
 from scripts.attention_programs import LONG, SMALL, SWEEPS, Call, Implementation, implementations, ours
+from scripts.command import mistakes, require_writable
 from scripts.timing import interleaved, sampler
 
 FLOAT32 = 1e-5  # of a row's largest value: what sums in float32 in another order may differ by
@@ -154,17 +158,23 @@ CALLS = {"small": SMALL, "full": LONG}
 LEAST = {"small": 0.02, "full": 0.2}  # seconds of a sample
 
 
+@mistakes("bench_attention")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action=argparse.BooleanOptionalAction, help="small sizes (default: on a CPU)")
-    parser.add_argument("--dtype", help="default: float32 on a CPU, bfloat16 elsewhere")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 elsewhere")
     parser.add_argument("--only", default="", metavar="TEXT", help="calls that have this in their name")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each implementation, taken in turn (5)")
     parser.add_argument("--sweep", choices=SWEEPS, help="instead: one kernel, with every combination of its tiles")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the results too, as JSON")
     arguments = parser.parse_args(argv)
+    whole_number("rounds", arguments.rounds, least=1)
+    if arguments.output:
+        require_writable(arguments.output)
     cpu = jax.default_backend() == "cpu"
     sizes = "small" if (cpu if arguments.small is None else arguments.small) else "full"
+    if not any(arguments.only in call.name for call in CALLS[sizes]):
+        raise InputError(f"only={arguments.only!r}: is in no name of {', '.join(call.name for call in CALLS[sizes])}")
     dtype = arguments.dtype or ("float32" if cpu else "bfloat16")
     peaks, here = measured_peaks(dtype, sizes == "small", arguments.rounds, LEAST[sizes]), installation()
     told = ", ".join(f"{peaks[unit]:.4g} {unit} by a {what}" for unit, what in UNITS.items())

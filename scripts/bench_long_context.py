@@ -29,11 +29,13 @@ import numpy as np
 from flax import nnx
 
 from jaxllm import config
+from jaxllm.checks import whole_number
 from jaxllm.errors import InputError
 from jaxllm.generation.decode import begin, read
 from jaxllm.kernels import attention
 from jaxllm.models.decoder import Decoder, abstract
-from scripts.pictures import axes
+from scripts.command import mistakes
+from scripts.pictures import axes, require_drawing
 
 DTYPE, CHUNK, WINDOW, LAYERS = "float32", 2048, 1024, 4
 LENGTHS = tuple(1024 << i for i in range(8))  # to 131,072
@@ -183,6 +185,7 @@ def draw(found: Sequence[Measured], path: Path) -> None:
         plot.legend()
 
 
+@mistakes("bench_long_context")
 def main(words: Sequence[str] | None = None) -> None:
     summary, _, details = (__doc__ or "").partition("\n")
     raw = argparse.RawDescriptionHelpFormatter
@@ -194,6 +197,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--written-out", type=int, default=8192, metavar="N", help="the most scores to compute (8192)")
     parser.add_argument("--plot", type=Path, help="a PNG file to draw into")
     arguments = parser.parse_args(words)
+    if arguments.plot:
+        require_drawing(arguments.plot)
+    if odd := [length for length in arguments.lengths if whole_number("lengths", length, least=1) & (length - 1)]:
+        raise InputError(f"lengths={odd[0]}: must be a power of two")
     found = []
     for length in arguments.lengths:
         for name, way in WAYS.items():
@@ -211,5 +218,5 @@ def main(words: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (InputError, OSError, BrokenProcessPool) as error:
+    except BrokenProcessPool as error:
         sys.exit(f"bench_long_context: {error}")

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import sys
 import time
 from collections import Counter
 from importlib.util import find_spec
@@ -24,12 +23,14 @@ from jax.stages import Lowered
 
 from conversion.describe import describe
 from jaxllm import config
+from jaxllm.checks import whole_number
 from jaxllm.cli.common import parse_mesh
 from jaxllm.errors import InputError
 from jaxllm.planning.activations import activation_bytes
 from jaxllm.planning.memory import STORED, cache_bytes, in_bytes, model_bytes, weight_bytes, weights
 from jaxllm.planning.mesh import Extents
 from jaxllm.planning.programs import programs
+from scripts.command import mistakes
 
 # libtpu is to mind no other process that has it, and to neither ask nor complain that this machine is no TPU.
 _NO_TPU = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
@@ -173,12 +174,14 @@ def parsed() -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compiles, or lowers, and prints."""
+    batch, prompt = (whole_number(name, getattr(arguments, name), least=1) for name in ("batch", "prompt"))
+    rows = batch, prompt, whole_number("context", arguments.context, least=prompt)
     devices = devices_of(arguments.topology)
     cuda = arguments.topology.startswith("cuda:")
     mesh = parse_mesh(arguments.mesh, devices)
     mesh_text = str(Extents(dict(mesh.shape)))
     model, part, _ = describe(arguments.model)
-    rows, stored, offload = (arguments.batch, arguments.prompt, arguments.context), arguments.dtype, arguments.offload
+    stored, offload = arguments.dtype, arguments.offload
     lowered = programs(part, STORED[stored], mesh, *rows, offload=offload, platform="cuda" if cuda else None)
     found = [] if cuda else [compiled(program) for program in lowered]
     plans = planned(part, stored, mesh, rows, offload)
@@ -193,13 +196,10 @@ def run(arguments: argparse.Namespace) -> None:
     return print_table(plans, found)
 
 
+@mistakes("compile_topology")
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")  # programs run nowhere
-    try:
-        run(parsed())
-    except InputError as error:
-        print(f"compile_topology: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(parsed())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ examples:
 
 import argparse
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from jaxllm.models.decoder import abstract
 from jaxllm.planning.memory import CACHE_AXES, STORED, cache_shape, in_bytes, weights
 from jaxllm.planning.mesh import Extents
 from jaxllm.sharding import axes_of, mesh_extents, partition
+from scripts.command import mistakes
 
 WIDTH = 118  # characters of a line
 GAP = "   "
@@ -143,12 +143,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+@mistakes("draw_sharding")
 def main(words: Sequence[str] | None = None) -> None:
-    try:
-        print(drawn(**vars(parsed(words))))
-    except InputError as error:
-        print(f"draw_sharding: {error}", file=sys.stderr)
-        sys.exit(2)
+    print(drawn(**vars(parsed(words))))
 
 
 if __name__ == "__main__":

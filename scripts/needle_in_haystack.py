@@ -21,14 +21,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxllm.checks import whole_number
 from jaxllm.cli.common import add_model_arguments, load_model
 from jaxllm.errors import InputError
 from jaxllm.generation.tokens import PREFILL_CHUNK
 from jaxllm.models.decoder import Decoder
 from jaxllm.narrow import DTYPES
 from jaxllm.text import Tokenizer
+from jaxllm.text.files import read_text
+from scripts.command import mistakes
 from scripts.haystack import SCORES, Haystack, Needle, Reader
-from scripts.pictures import axes
+from scripts.pictures import axes, require_drawing
 
 TEXT = Path(__file__).with_name("haystack.txt")  # of Shakespeare, from what the demo model was not trained on
 LONGEST = 32_768  # tokens, unless lengths are given
@@ -60,12 +63,18 @@ def survey(
     """A cell for every length and depth; by default eight lengths up to the model's context, as chat where it can.
 
     Raises:
-        InputError: a length with no room for needle and question, or beyond the context; a depth outside 0 to 1.
+        InputError: a length with no room for needle and question, or beyond the context; a depth outside 0 to 1; an
+            answer without a word; an option outside of its range.
     """
+    if not needle.keywords:
+        raise InputError(f"answer={needle.answer!r}: has no words to look for")
+    whole_number("prefill_chunk_size", prefill_chunk_size, least=1)
     chat, limit = tokenizer.chat_template is not None if chat is None else chat, model.config.limit
     longest = int(min(limit, LONGEST)) if lengths is None else max(lengths)
     haystack = Haystack.of(tokenizer, text, needle, longest, chat)
-    new = max_new_tokens or 2 * len(haystack.answer)
+    new = (
+        2 * len(haystack.answer) if max_new_tokens is None else whole_number("max_new_tokens", max_new_tokens, least=1)
+    )
     room = max(new, len(haystack.answer))
     if lengths is None:
         least, most = haystack.least + 1, longest - room
@@ -138,10 +147,12 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+@mistakes("needle_in_haystack")
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parsed(words)
+    require_drawing(arguments.out)
     needle = Needle(*(getattr(arguments, name) for name in Needle._fields))
-    text, depths = arguments.haystack.read_text("utf-8"), [percent / 100 for percent in arguments.depths]
+    text, depths = read_text(arguments.haystack), [percent / 100 for percent in arguments.depths]
     names = ("score", "lengths", "chat", "max_new_tokens", "prefill_chunk_size", "cache_dtype")
     model, tokenizer = load_model(arguments)
     asked = {name: getattr(arguments, name) for name in names}
@@ -159,7 +170,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, OSError) as error:
-        sys.exit(f"needle_in_haystack: {error}")
+    main()

@@ -2,19 +2,28 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from jaxllm.errors import InputError
+from scripts.command import require_writable
+
+
+def require_drawing(path: Path) -> None:
+    """Raises InputError where nothing could be drawn into a PNG file: without matplotlib, or a place to write it."""
+    if find_spec("matplotlib") is None:
+        raise InputError('drawing needs matplotlib: pip install -e ".[plot]"')
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: must be a PNG file, NAME.png")
+    require_writable(path)
 
 
 @contextmanager
 def axes(path: Path, width: float, height: float) -> Iterator[Any]:
     """Axes to draw on, of so many inches, that are written to a PNG file in the end."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError('drawing needs matplotlib: pip install -e ".[plot]"') from None
+    from matplotlib.figure import Figure
+
     figure = Figure((width, height), layout="constrained")
     yield figure.subplots()
     figure.savefig(path, dpi=100)

@@ -90,3 +90,19 @@ def test_short_programs_are_looped(monkeypatch):
 
 def test_ours_are_those_of_the_platform():
     assert list(implementations()) == ["blockwise", "cuDNN", "XLA"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rounds", "0"], "rounds=0"),
+        (["--only", "backward"], "only='backward': is in no name of prefill"),
+        (["--output", "no/such/place.json"], "no/such/place.json: cannot be written"),
+    ],
+)
+def test_mistakes_cost_a_line(capsys, words, message):
+    with pytest.raises(SystemExit) as error:
+        bench_attention.main(words)
+    out, err = capsys.readouterr()
+    assert (error.value.code, out, err.count("\n")) == (2, "", 1)
+    assert message in err

@@ -43,3 +43,15 @@ def test_what_the_bench_prints_and_draws(tmp_path, capsys, monkeypatch):
     assert "whole: N^1.00; 7 bytes for each of the last 2,048 tokens" in printed
     assert "quadratic: N^2.00" in printed
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--lengths", "3000"], "lengths=3000: must be a power of two"), (["--plot", "plot.txt"], "must be a PNG file")],
+)
+def test_mistakes_cost_a_line(capsys, words, message):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err

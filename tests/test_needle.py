@@ -97,3 +97,30 @@ def test_refusals(tokenizer):
         survey(model, tokenizer, KEY, text, lengths=[300], depths=[50])
     with pytest.raises(InputError, match="empty"):
         survey(model, tokenizer, KEY, " \n", depths=[0.5])
+    for given in ({"needle": KEY._replace(answer="...")}, {"prefill_chunk_size": 0}, {"max_new_tokens": 0}):
+        how = {"needle": KEY, "lengths": [300], "depths": [0.5], **given}
+        (name,) = given
+        with pytest.raises(InputError, match="answer=" if name == "needle" else f"{name}=0"):
+            survey(model, tokenizer, how.pop("needle"), text, **how)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "no/such/place.png"], "no/such/place.png: cannot be written"),
+        (["--out", "map.json"], "map.json: must be a PNG file"),
+        (["--haystack", str(DEMO)], "demo"),
+        (["--lengths", "5"], "5 tokens: the needle and its question alone"),
+    ],
+)
+def test_mistakes_cost_a_line(capsys, tmp_path, monkeypatch, words, message):
+    """Before the work, whose results would have no place to go."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        needle_in_haystack.main(words)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "bundled demo" not in line]
+    assert error.value.code == 2
+    assert line.startswith("needle_in_haystack: ")
+    assert message in line
+    assert not list(tmp_path.iterdir())
