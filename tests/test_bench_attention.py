@@ -1,14 +1,16 @@
 """The attention bench runs to its end wherever it is, and calls nothing fast that is wrong."""
 
 import json
+import math
 
 import jax
 import pytest
 
+from jaxllm.kernels.attention import KERNELS
 from jaxllm.kernels.blocks import Blocks
 from jaxllm.kernels.blockwise import blockwise
 from scripts import bench_attention, timing
-from scripts.attention_programs import Call, Sweep, implementations, ours
+from scripts.attention_programs import SWEEPS, Call, Sweep, implementations, ours
 from scripts.timing import LOOPED, interleaved, sampler
 
 
@@ -90,6 +92,14 @@ def test_short_programs_are_looped(monkeypatch):
 
 def test_ours_are_those_of_the_platform():
     assert list(implementations()) == ["blockwise", "cuDNN", "XLA"]
+
+
+def test_every_kernel_with_tiles_can_be_swept():
+    """All combinations, each by its own name; tiles without a field of that name would raise."""
+    assert set(SWEEPS) == {"blockwise", *KERNELS} - {"cudnn"}
+    assert {name: len(sweep.implementations()) for name, sweep in SWEEPS.items()} == {
+        name: math.prod(map(len, sweep.options.values())) for name, sweep in SWEEPS.items()
+    }
 
 
 @pytest.mark.parametrize(
