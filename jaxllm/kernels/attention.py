@@ -76,7 +76,11 @@ def attention(
 
     Returns values mixed [B T N V], and the logarithms [B T N] of what weights were divided by, by which results on
     several ranges of keys can be combined. `Inputs` says what the arguments mean, `Scores` which keys a query sees.
-    On a mesh each device computes its own rows and heads; fewer key-value heads than devices are to be `spread` first.
+    On a mesh each device computes its own rows and heads; fewer key-value heads than devices are to be repeated first
+    (`jaxllm.shares.copies`).
+
+    Raises:
+        ValueError: key-value heads that query heads cannot share evenly.
     """
     inputs = Inputs(query, key, value, offsets, lengths, sinks, key_scale, value_scale)
     inputs = inputs._replace(slopes=slopes_of(inputs, scores))

@@ -88,7 +88,11 @@ class Plan:
 
 
 def plan(request: Request, tiles: Tiles) -> Plan:
-    """Packs the heads of a key where queries would not fill a block, and splits the keys to fill the processors."""
+    """Packs the heads of a key where queries would not fill a block, and splits the keys to fill the processors.
+
+    Raises:
+        ValueError: tiles that would ask for more registers than there are.
+    """
     pack = request.heads // request.kv_heads if request.queries < 2 * ROWS else 1
     rows, heads = request.queries * pack, request.heads // pack * request.batch
     largest = 64 if request.head_dim + request.value_dim > 256 else 128
