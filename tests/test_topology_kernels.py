@@ -84,5 +84,5 @@ def test_programs_of_generation(axes):
         assert "tpu_custom_call" in lowered.as_text()
         gathered = [shape for kind, shape, _ in program.collectives if kind not in ("all-reduce", "collective-permute")]
         assert all(math.prod(map(int, re.findall(r"\d+", shape)[1:])) <= 32 for shape in gathered)  # sampled tokens
-    cache = 2 * 4 * 2 * 32768 * 128 * 2 / 16  # bytes: keys and values of 4 layers, 2 rows, a head of 128 for each chip
+    cache = 2 * 4 * 2 * 32768 * 8 * 128 * 2 / 16  # bytes on a chip: keys and values, 4 layers, 2 rows, 8 heads of 128
     assert decode.bytes.temporaries < cache / 8
