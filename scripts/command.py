@@ -14,6 +14,8 @@ def mistakes(script: str) -> Iterator[None]:
     """Ends with one line and exit code 2 for a mistake of input, as `jaxllm` does; to be put on a `main`."""
     try:
         yield
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
     except (InputError, OSError) as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(2)
