@@ -96,6 +96,13 @@ def test_right_kernels_are_remembered_and_chosen(few, capsys, monkeypatch):
     assert "proven kernels  cpu: lucky" in run(capsys)[1]
 
 
+def test_giving_up_is_not_called_wrong(few, capsys, monkeypatch):
+    monkeypatch.setattr(diagnosis, "KERNELS", {"dying": Kernel("cpu", died, never)})
+    code, out = run(capsys, "--kernels")
+    assert code == 1
+    assert "dying: given up at prefill, float32: the process died (exit code 7) proven" in " ".join(out.split())
+
+
 def test_without_a_kernel_of_its_own(few, capsys, tmp_path):
     code, out = run(capsys, "--kernels")
     assert code == 0

@@ -104,8 +104,9 @@ def _verdict(found: dict[str, Any]) -> str:
         return "refuses every call on this device"
     if found["passed"]:
         return f"equals the reference in all {found['compared']} calls that it accepts"
-    ended = f"; it was ended at {found['ended']}" if found["ended"] else ""
-    return f"WRONG in {len(found['failed'])} of {found['compared']} calls, not used{ended}"
+    wrong = [f"WRONG in {len(found['failed'])} of {found['compared']} calls"] if found["failed"] else []
+    ended = [f"given up at {found['ended']}"] if found["ended"] else []
+    return "; ".join(wrong + ended)
 
 
 def _wrong(row: dict[str, Any]) -> str:
