@@ -120,6 +120,23 @@ def test_an_interrupt_leaves_nothing_broken(native, reads, monkeypatch):
     assert generated(model, IDS[:20], prompt_cache=kept) == generated(model, IDS[:20])
 
 
+def test_whoever_took_it_meanwhile_keeps_its_own(native, reads, monkeypatch, tmp_path):
+    """As of two threads: what is kept at last goes with the settings that it was read with."""
+    model, kept, real = restore(native("llama")), PromptCache(), tokens.decode
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(tokens, "decode", real)
+        generated(model, IDS[:9], prompt_cache=kept, cache_dtype="int8", max_new_tokens=1)
+        return real(*arguments)
+
+    monkeypatch.setattr(tokens, "decode", meanwhile)
+    assert generated(model, IDS[:20], prompt_cache=kept) == generated(model, IDS[:20])
+    kept.save(tmp_path / "kept")
+    assert PromptCache.load(tmp_path / "kept", model).tokens == kept.tokens
+    with pytest.raises(InputError, match="cache_dtype='float32', not 'int8'"):
+        generated(model, IDS[:20], prompt_cache=kept, cache_dtype="int8")
+
+
 MESHES = {"one": None, "tensor": {"tensor": 6}, "stages": {"stage": 2, "tensor": 1}, "offload": None}
 
 

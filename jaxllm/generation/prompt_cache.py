@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,25 @@ from jaxllm.generation import prompt_file
 from jaxllm.generation.decode import CHUNK, begin, bucket, on_mesh_of
 from jaxllm.generation.prompt_file import Origin, difference
 from jaxllm.models.decoder import Decoder
+
+
+class Taken(NamedTuple):
+    """What one generation has of a prompt cache: for whom it was taken, the cache if there is one, and how much of it.
+
+    `shared` is how many first tokens of the prompt are in it.
+    """
+
+    origin: Origin
+    cache: Cache | None = None
+    shared: int = 0
+
+
+class _Kept(NamedTuple):
+    """Who has read what."""
+
+    origin: Origin
+    cache: Cache
+    tokens: list[int]
 
 
 class PromptCache:
@@ -33,18 +52,17 @@ class PromptCache:
     """
 
     def __init__(self):
-        self._origin: Origin | None = None
-        self._cache: Cache | None = None
-        self._tokens: list[int] = []
+        self._kept: _Kept | None = None
         self._lock = Lock()  # what one generation has taken, another's thread must not see as kept
 
     @property
     def tokens(self) -> tuple[int, ...]:
         """What is kept: a prompt and what followed it, but for the last token, which was not read yet."""
-        return tuple(self._tokens)
+        kept = self._kept
+        return tuple(kept.tokens) if kept else ()
 
-    def take(self, model: Decoder, prompt: Sequence[int], cache_dtype: Any) -> tuple[Cache | None, int]:
-        """What can be used for a prompt, and how many of its tokens that is; until `keep`, nothing is kept here.
+    def take(self, model: Decoder, prompt: Sequence[int], cache_dtype: Any) -> Taken:
+        """What can be used for a prompt; until `keep`, nothing is kept here.
 
         In the context of the model's mesh. The arrays are the caller's, to be donated.
 
@@ -53,20 +71,22 @@ class PromptCache:
         """
         origin = Origin.of(model, cache_dtype)
         with self._lock:
-            if self._origin is not None and self._cache is not None:
-                _require_same(self._origin, origin)
-            kept, cache = self._tokens, self._cache
-            self._origin, self._tokens, self._cache = origin, [], None
-        shared = min(_shared(kept, prompt), len(prompt) - 1)  # what the last token comes to is not kept
-        if cache is None or not shared or not _alike(model.config, len(kept), shared, len(prompt)):
-            return None, 0
-        trimmed = cache.trimmed(len(kept), shared)
-        return (None, 0) if trimmed is None else (trimmed, shared)
+            kept = self._kept
+            if kept is None:
+                return Taken(origin)
+            _require_same(kept.origin, origin)
+            self._kept = None
+        size = len(kept.tokens)
+        shared = min(_shared(kept.tokens, prompt), len(prompt) - 1)  # what the last token comes to is not kept
+        if not shared or not _alike(model.config, size, shared, len(prompt)):
+            return Taken(origin)
+        trimmed = kept.cache.trimmed(size, shared)
+        return Taken(origin) if trimmed is None else Taken(origin, trimmed, shared)
 
-    def keep(self, cache: Cache, tokens: Sequence[int]) -> None:
-        """Keeps what the model that took last has read, tokens and their cache."""
+    def keep(self, origin: Origin, cache: Cache, tokens: Sequence[int]) -> None:
+        """Keeps what the model that has `taken` with this origin has read, tokens and their cache."""
         with self._lock:
-            self._cache, self._tokens = cache, list(tokens)
+            self._kept = _Kept(origin, cache, list(tokens))
 
     def release(self, cache: Cache) -> None:
         """Lets go of what `keep` was given, for the caller to go on with.
@@ -75,9 +95,9 @@ class PromptCache:
             InputError: another generation has taken it meanwhile.
         """
         with self._lock:
-            if self._cache is not cache:
+            if self._kept is None or self._kept.cache is not cache:
                 raise InputError("prompt_cache: another generation has gone on with it; this one cannot")
-            self._cache, self._tokens = None, []
+            self._kept = None
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a file that `load` reads on any mesh; one that is there is replaced, at once and as a whole.
@@ -87,10 +107,11 @@ class PromptCache:
         """
         _require_one_process(path)
         with self._lock:
-            if self._origin is None or self._cache is None:
+            kept = self._kept
+            if kept is None:
                 raise InputError(f"{path}: the prompt cache is empty: there is nothing to write")
-            origin, tokens, entries = self._origin, self._tokens, jax.device_get(self._cache.entries)
-        prompt_file.write(Path(path), origin, tokens, entries)
+            entries = jax.device_get(kept.cache.entries)
+        prompt_file.write(Path(path), kept.origin, kept.tokens, entries)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: Decoder) -> Self:
@@ -104,13 +125,12 @@ class PromptCache:
         facts, arrays = prompt_file.read(Path(path))
         with on_mesh_of(model)():
             loaded = cls()
-            loaded._origin = origin = Origin.of(model, prompt_file.cache_dtype(facts))
+            origin = Origin.of(model, prompt_file.cache_dtype(facts))
             if different := difference(origin.facts, facts):
                 raise InputError(f"{path}: is of another model: {different}")
-            loaded._tokens, entries = prompt_file.entries(Path(path), origin, arrays)
-            loaded._cache = _placed(
-                model, loaded._tokens, model.layers.together(entries), jnp.dtype(origin.cache_dtype)
-            )
+            tokens, entries = prompt_file.entries(Path(path), origin, arrays)
+            cache = _placed(model, tokens, model.layers.together(entries), jnp.dtype(origin.cache_dtype))
+            loaded.keep(origin, cache, tokens)
         return loaded
 
 

@@ -28,7 +28,7 @@ from jaxllm.generation.decode import (
     prefill,
     read,
 )
-from jaxllm.generation.prompt_cache import PromptCache
+from jaxllm.generation.prompt_cache import PromptCache, Taken
 from jaxllm.models.decoder import Decoder
 from jaxllm.narrow import DTYPES
 from jaxllm.sampling import Sampler
@@ -94,12 +94,13 @@ def steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Op
     finished, count, size = np.zeros(len(rows), bool), 1, 1
     with on_mesh():  # never across a yield, where it would be the caller's too
         asked = _settings(model, rows, options)
-        kept, (state, emitted, most) = asked.kept, _started(model, rows, asked)
+        kept, taken = asked.kept, asked.kept and asked.kept.take(model, said, asked.cache_dtype)
+        state, emitted, most = _started(model, rows, asked, taken)
     while True:
         new = list(_unpacked(emitted))
-        if kept:
+        if kept and taken:
             said += (int(step.token[0]) for step in new)
-            kept.keep(state.cache, said[:-1])
+            kept.keep(taken.origin, state.cache, said[:-1])
         for step in new:
             finished |= step.last
             yield step
@@ -115,9 +116,11 @@ def steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Op
         count, size = count + size, min(2 * size, CHUNK)  # short chunks first: the first words come at once
 
 
-def _started(model: Decoder, rows: Sequence[np.ndarray], asked: "_Settings") -> tuple[State, Emitted, int]:
+def _started(
+    model: Decoder, rows: Sequence[np.ndarray], asked: "_Settings", taken: Taken | None
+) -> tuple[State, Emitted, int]:
     """Reads prompts, but for what is kept of them: with a first token of each, and the most room that they may need."""
-    cache, begun = (None, 0) if asked.kept is None else asked.kept.take(model, rows[0].tolist(), asked.cache_dtype)
+    cache, begun = (taken.cache, taken.shared) if taken else (None, 0)
     *chunks, rest = _chunks(rows, begun, asked.chunk)
     lengths, end = np.array([len(row) for row in rows], np.int32), begun + sum(x.shape[1] for x in (*chunks, rest))
     most = bucket(max(end, int((lengths + asked.limits.tokens).max())), least=64)
