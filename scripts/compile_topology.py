@@ -48,7 +48,7 @@ PROGRAMS = ("prefill", "decode")
 class Bytes(NamedTuple):
     """Of one device, and in its host's memory: what a program reads, holds meanwhile and returns, and all at its most.
 
-    Of what is returned, decoding writes the cache over the one that it read.
+    Of what is returned, the cache is written over the one that was read.
     """
 
     arguments: float
@@ -119,8 +119,7 @@ def planned(part: config.Decoder, stored: str, mesh: Any, rows: tuple[int, int, 
     host = offload * sum(weight_bytes(w, stored, mesh) * count for w, count in kinds if w.layer is not None)
     here, cache = model_bytes(part, stored, mesh) - host, cache_bytes(part, stored, mesh, batch, capacity)
     held = [activation_bytes(part, stored, mesh, batch, time, capacity, offload) for time in (prompt, 1)]
-    read = here, here + cache
-    return [Bytes(read[i], host, held[i], cache, here + cache + held[i]) for i in range(2)]
+    return [Bytes(here + cache, host, at_once, cache, here + cache + at_once) for at_once in held]
 
 
 def print_table(plans: list[Bytes], found: list[Compiled]) -> None:
