@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxllm.kernels import flash_gpu, flash_tpu
 from jaxllm.kernels.attention import KERNELS, Run
 from jaxllm.kernels.blocks import Blocks
 from jaxllm.kernels.blockwise import blockwise
@@ -126,6 +127,10 @@ class Sweep(NamedTuple):
         }
 
 
+_GPU: dict[str, tuple[Any, ...]] = {"keys": (64, 128), "depth": (2, 3, 4), "warpgroups": (1, 2)}
+_TPU: dict[str, tuple[Any, ...]] = {"rows": (256, 512, 1024), "keys": (512, 1024, 2048)}
 SWEEPS = {
     "blockwise": Sweep(blockwise, "blocks", Blocks, {"queries": (128, 256, 512), "keys": (256, 512, 1024)}),
+    "flash_gpu": Sweep(flash_gpu.flash_gpu, "tiles", flash_gpu.Tiles, _GPU),
+    "flash_tpu": Sweep(flash_tpu.flash_tpu, "blocks", flash_tpu.Blocks, _TPU),
 }

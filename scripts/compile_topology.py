@@ -5,7 +5,7 @@ Programs are compiled for TPU topologies (libtpu can, on a machine without a TPU
 examples:
   python -m scripts.compile_topology llama-2-70b --topology v5e:4x4 --mesh stage=2,tensor=8 --prompt 2048
   python -m scripts.compile_topology llama-2-70b --topology v5e:2x2 --mesh tensor=1 --prompt 128 --offload
-  python -m scripts.compile_topology llama-2-70b --topology cuda:8 --mesh tensor=8 --json
+  python -m scripts.compile_topology llama-2-70b --topology cuda:8 --mesh tensor=8 --kernels flash_gpu --json
 """
 
 import argparse
@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ from conversion.describe import describe
 from jaxllm import config
 from jaxllm.cli.common import parse_mesh
 from jaxllm.errors import InputError
+from jaxllm.kernels.attention import KERNELS
+from jaxllm.kernels.request import Device
+from jaxllm.kernels.target import Target
 from jaxllm.planning.activations import activation_bytes
 from jaxllm.planning.memory import STORED, cache_bytes, in_bytes, model_bytes, weight_bytes, weights
 from jaxllm.planning.mesh import Extents
@@ -43,7 +47,7 @@ PROGRAMS = ("prefill", "decode")
 class Bytes(NamedTuple):
     """Of one device, and in its host's memory: what a program reads, holds meanwhile and returns, and all at its most.
 
-    Of what is returned, decoding writes the cache over the one that it read.
+    Of what is returned, the cache is written over the one that was read.
     """
 
     arguments: float
@@ -114,8 +118,7 @@ def planned(part: config.Decoder, stored: str, mesh: Any, rows: tuple[int, int, 
     host = offload * sum(weight_bytes(w, stored, mesh) * count for w, count in kinds if w.layer is not None)
     here, cache = model_bytes(part, stored, mesh) - host, cache_bytes(part, stored, mesh, batch, capacity)
     held = [activation_bytes(part, stored, mesh, batch, time, capacity, offload) for time in (prompt, 1)]
-    read = here, here + cache
-    return [Bytes(read[i], host, held[i], cache, here + cache + held[i]) for i in range(2)]
+    return [Bytes(here + cache, host, at_once, cache, here + cache + at_once) for at_once in held]
 
 
 def print_table(plans: list[Bytes], found: list[Compiled]) -> None:
@@ -154,6 +157,18 @@ def _line(error: Exception) -> str:
     return str(error).splitlines()[0].strip()
 
 
+def target(kernels: Sequence[str], device: Device) -> Target:
+    """The device, as one on which kernels are proven.
+
+    Raises:
+        InputError: there is no such kernel for it.
+    """
+    there = [name for name, kernel in KERNELS.items() if kernel.platform == device.platform]
+    if unknown := set(kernels) - set(there):
+        raise InputError(f"--kernels {min(unknown)}: for {device.platform} there are {', '.join(there)}")
+    return Target(device, frozenset(kernels))
+
+
 def parsed() -> argparse.Namespace:
     """The arguments."""
     summary, _, details = (__doc__ or "").partition("\n")
@@ -166,6 +181,13 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=2048, help="tokens that are read at once (2048)")
     parser.add_argument("--context", type=int, default=4096, help="positions that the cache has room for (4096)")
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--kernels",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAME[,...]",
+        help="attention by: flash_tpu, ...",
+    )
     parser.add_argument("--offload", action="store_true", help="layers stay in host memory")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     return parser.parse_args()
@@ -179,7 +201,9 @@ def run(arguments: argparse.Namespace) -> None:
     mesh_text = str(Extents(dict(mesh.shape)))
     model, part, _ = describe(arguments.model)
     rows, stored, offload = (arguments.batch, arguments.prompt, arguments.context), arguments.dtype, arguments.offload
-    lowered = programs(part, STORED[stored], mesh, *rows, offload=offload, platform="cuda" if cuda else None)
+    platform = "cuda" if cuda else None
+    aimed = target(arguments.kernels, Device("cuda", "", 9.0) if cuda else Device.of(devices[0]))
+    lowered = programs(part, STORED[stored], mesh, *rows, offload=offload, platform=platform, target=aimed)
     found = [] if cuda else [compiled(program) for program in lowered]
     plans = planned(part, stored, mesh, rows, offload)
     if arguments.json:

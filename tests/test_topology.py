@@ -115,7 +115,8 @@ def test_llama_2_70b_for_8_gpus():
         ("8192x28672", '{}, {"tensor"}'): layers,
         ("8192", "{}"): 2 * layers + 1,
     }
-    assert found == [weights, weights | {("1x4096x8x128", '{}, {}, {"tensor"}, {}'): 2 * layers}]
+    cache = {("1x8x4096x128", '{}, {"tensor"}, {}, {}'): 2 * layers}
+    assert found == [weights | cache] * 2
     assert all("mhlo.num_partitions = 8 : i32" in text and "tpu" not in text for text in texts)
 
 

@@ -1,6 +1,7 @@
 """TPUs' compiler takes the attention kernels, on a machine without a TPU: they fit a chip's fast memory."""
 
 import math
+import re
 from functools import partial
 from importlib.util import find_spec
 
@@ -8,10 +9,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import jaxllm
 from jaxllm import config
 from jaxllm.kernels.flash_tpu import flash_tpu
 from jaxllm.kernels.inputs import Inputs, Scores
-from scripts.compile_topology import compiled, devices_of
+from jaxllm.kernels.request import Device
+from jaxllm.planning.programs import programs
+from scripts.compile_topology import compiled, devices_of, target
+from tests.test_topology import llama
 
 pytestmark = pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu, TPUs' compiler")
 HEADS = {"64": (64, 64), "80": (80, 80), "96": (96, 96), "128": (128, 128), "192": (192, 128), "256": (256, 256)}
@@ -66,3 +71,18 @@ def test_kinds(queries, heads, sizes, kinds):
     """All features at once, float32, narrow caches, and latents that are their own values."""
     found = program(queries, 5000, heads, math.gcd(heads, 4) if sizes[1] else 1, sizes, batch=2, **kinds)
     assert found.bytes.temporaries < 2**27
+
+
+@pytest.mark.parametrize("axes", [{"data": 2, "tensor": 8}, {"stage": 2, "tensor": 8}], ids=str)
+def test_programs_of_generation(axes):
+    """Whole ones, on 16 chips: attention is the kernel, on a device's share of the heads, and no cache is copied."""
+    part, chips = llama(4, 1024), devices_of("v5e:4x4")
+    mesh, aimed = jaxllm.make_mesh(**axes, devices=chips), target(["flash_tpu"], Device.of(chips[0]))
+    made = programs(part, jnp.bfloat16, mesh, 2, 4096, 32768, target=aimed)
+    prefill, decode = (compiled(program) for program in made)
+    for program, lowered in zip((prefill, decode), made, strict=True):
+        assert "tpu_custom_call" in lowered.as_text()
+        gathered = [shape for kind, shape, _ in program.collectives if kind not in ("all-reduce", "collective-permute")]
+        assert all(math.prod(map(int, re.findall(r"\d+", shape)[1:])) <= 32 for shape in gathered)  # sampled tokens
+    cache = 2 * 4 * 2 * 32768 * 8 * 128 * 2 / 16  # bytes on a chip: keys and values, 4 layers, 2 rows, 8 heads of 128
+    assert decode.bytes.temporaries < cache / 8
