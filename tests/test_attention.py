@@ -18,6 +18,7 @@ from jaxllm.kernels.blockwise import blockwise
 from jaxllm.kernels.inputs import Inputs, Mixed, Scores, combined
 from jaxllm.kernels.reference import reference
 from jaxllm.narrow import narrow
+from jaxllm.nn import latent_attention
 from jaxllm.nn.parameter import Init, build
 from tests import quick
 from tests.attention_calls import SLOPES, SMALL, assert_equal, calls, inputs
@@ -150,3 +151,25 @@ def test_few_queries_of_latents_in_bfloat16():
     expected = np.asarray(apply(jax.tree.map(jnp.float32, layer), x))
     found = apply(layer, jnp.asarray(x, jnp.bfloat16))
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.05 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kept", ["float32", "bfloat16", "int8"])
+def test_latents_expanded_a_segment_at_a_time(kept, monkeypatch):
+    """As all at once, the last segment being a part of one; rows begin anywhere, and errors do not add up."""
+    part = config.LatentAttention(4, 32, 8, 32, 64, None, config.RMSNorm(1e-6), 0.2, config.Rotary(10000.0))
+    dtype = jnp.dtype(jnp.float32 if kept == "int8" else kept)
+    layer, x = build(Init(nnx.Rngs(0), dtype), part, 64), jax.random.normal(jax.random.key(0), (2, 505, 64), dtype)
+    starts = jnp.array([249, 100], jnp.int32)
+
+    def read(dtype, segment) -> np.ndarray:
+        monkeypatch.setattr(latent_attention, "SEGMENT", segment)
+        wide = jax.tree.map(lambda x: x.astype(dtype), (layer, x))
+        return np.asarray(quick.jit(lambda layer, x: rest(layer, x))(*wide), np.float32)
+
+    def rest(layer, x):
+        entry = layer.new_entry(2, 505, jnp.dtype(jnp.int8) if kept == "int8" else x.dtype)
+        _, entry = layer(x[:, :249], Span(None, starts, starts), entry)
+        return layer(x[:, 249:], Span(starts, starts + 256, starts + 256), entry)[0]
+
+    exact, once, found = read(jnp.float32, 505), read(dtype, 505), read(dtype, 16)
+    assert np.std(found - exact) <= max(1.25 * np.std(once - exact), 1e-6 * np.std(exact))

@@ -104,6 +104,7 @@ def test_gradients_are_those_of_the_reference(call):
 
 
 def test_a_long_call_has_gradients_through_the_entry():
+    """And those have derivatives of their own, forward (Pearlmutter 1994)."""
     given, scores = inputs(1, 300, 600, 4, 2, 4, sinks=jnp.array([0.5, -1.0, 2.0, 0.0])), Scores(3.0, softcap=2.0)
     offsets = jnp.array([300], jnp.int32)
 
@@ -113,7 +114,22 @@ def test_a_long_call_has_gradients_through_the_entry():
     def ours(floats):
         return attention(floats.query, floats.key, floats.value, sinks=floats.sinks, offsets=offsets, scores=scores)
 
-    found = jax.jit(jax.grad(partial(loss, f=ours)))(given)
-    expected = jax.grad(partial(loss, f=lambda floats: reference(floats._replace(offsets=offsets), scores)))(given)
+    def curved(f):
+        return jax.jvp(jax.grad(partial(loss, f=f)), (given,), (jax.tree.map(jnp.cos, given),))
+
+    found = jax.jit(lambda: curved(ours))()
+    expected = curved(lambda floats: reference(floats._replace(offsets=offsets), scores))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("queries", [8, 300])
+def test_gradients_have_the_dtypes_of_what_they_are_by(queries):
+    given = inputs(1, queries, 600, 4, 2, 4)
+    given = given._replace(key=given.key.astype(jnp.bfloat16), value=given.value.astype(jnp.float16))
+
+    def loss(given):
+        return attention(*given[:3], scores=Scores(1.0)).out.sum()
+
+    found = jax.eval_shape(jax.grad(loss), given)
+    assert [x.dtype for x in found[:3]] == [x.dtype for x in given[:3]]

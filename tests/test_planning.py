@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from jaxllm.cli import main
 from jaxllm.models.decoder import Decoder
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.planning import Chip, Work, advise, chip, chip_of, memory
+from jaxllm.planning.activations import activation_bytes
 from jaxllm.planning.memory import cache_bytes, local_shape, model_bytes, parameter_count
 from jaxllm.planning.mesh import Extents
 from jaxllm.planning.speed import decode_seconds
@@ -95,6 +97,16 @@ def test_quantized_bytes():
     assert model_bytes(part, "int4", ONE) == weights / 2 + 2 * weights / 32 + 2 * norms
     router = 4 * 8 * 4096 * 32  # in float32 in any case
     assert model_bytes(part_of("Mixtral 8x7B"), "int4", ONE) > 46.7e9 * 9 / 16 + router * 0.8
+
+
+def test_latents_are_expanded_beside_what_is_read():
+    """A later chunk of a prompt expands more of the cache than its own tokens: as many as `SEGMENT`, however long."""
+    part = part_of("deepseek-v2-lite")
+    latent: Any = part.blocks[0].attention
+    part = replace(part, blocks=(replace(part.blocks[0], attention=replace(latent, heads=128)),))
+    few, more, most = (activation_bytes(part, "bfloat16", ONE, 1, size, size) for size in (2048, 4096, 32768))
+    assert more - few == 2 * 2048 * 128 * (latent.nope_dim + latent.rope_dim + latent.value_dim)
+    assert most == more
 
 
 def test_pipelines_and_experts():

@@ -207,7 +207,7 @@ def _settings(model: Decoder, rows: Sequence[np.ndarray], options: Options) -> _
     count = whole_number("max_new_tokens", sampling.pop("max_new_tokens", 256), least=1)
     chunk = whole_number("prefill_chunk_size", sampling.pop("prefill_chunk_size", PREFILL_CHUNK), least=1)
     narrow, kept = sampling.pop("cache_dtype", None), sampling.pop("prompt_cache", None)
-    if narrow is not None and (not isinstance(narrow, str) or narrow not in DTYPES):
+    if narrow not in (None, *DTYPES):
         raise InputError(
             f"cache_dtype={narrow!r}: must be {' or '.join(map(repr, DTYPES))}, or None for the model's own"
         )

@@ -120,6 +120,10 @@ def _mixed(scores: Scores, inputs: Inputs) -> Mixed:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _differentiable(kernel: str, scores: Scores, inputs: Inputs) -> Mixed:
+    return _run(kernel, scores, inputs)
+
+
+def _run(kernel: str, scores: Scores, inputs: Inputs) -> Mixed:
     if kernel in XLA:
         return XLA[kernel](inputs, scores)
     chosen = KERNELS[kernel]
@@ -129,7 +133,7 @@ def _differentiable(kernel: str, scores: Scores, inputs: Inputs) -> Mixed:
 
 def _forward(kernel: str, scores: Scores, inputs: Inputs) -> tuple[Mixed, tuple[Inputs, Mixed]]:
     rounded = kernel in KERNELS and KERNELS[kernel].rounds_lse
-    made: Any = _differentiable("blockwise" if rounded else kernel, scores, inputs)
+    made = _run("blockwise" if rounded else kernel, scores, inputs)  # as it is, for gradients to have derivatives
     return made, (inputs, made)
 
 

@@ -30,13 +30,14 @@ def gradient(inputs: Inputs, scores: Scores, made: Mixed, wanted: Mixed, blocks:
     (by_key, by_value), by_query = jax.lax.scan(partial(_block, keys), sums, (*queries, *places))
     if inputs.value is None:
         by_key, by_value = by_key.at[..., : keys.value_dim].add(by_value), None
+    else:
+        by_value = by_value.swapaxes(1, 2).astype(inputs.value.dtype)
+    by_query, by_key = uncut(by_query, length), by_key.swapaxes(1, 2)
     by_sinks = None
     if inputs.sinks is not None:
         taken = jnp.exp(inputs.sinks.astype(dtype) - lse)
         by_sinks = -(taken * drift).sum(axis=(0, 1)).astype(inputs.sinks.dtype)
-    by_value = None if by_value is None else by_value.swapaxes(1, 2).astype(inputs.query.dtype)
-    by_query, by_key = (x.astype(inputs.query.dtype) for x in (uncut(by_query, length), by_key.swapaxes(1, 2)))
-    return Inputs(by_query, by_key, by_value, sinks=by_sinks)
+    return Inputs(by_query.astype(inputs.query.dtype), by_key.astype(inputs.key.dtype), by_value, sinks=by_sinks)
 
 
 def _block(keys: Keys, sums: Sums, block: tuple[jax.Array, ...]) -> tuple[Sums, jax.Array]:

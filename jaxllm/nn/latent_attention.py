@@ -90,7 +90,9 @@ class LatentAttention(nnx.Module):
         def step(index: jax.Array, mixed: Mixed) -> Mixed:
             return combined(mixed, segment(index * SEGMENT, SEGMENT))
 
-        return jax.lax.fori_loop(1, count, step, segment(0, SEGMENT)).out
+        first = segment(0, SEGMENT)
+        wide = Mixed(first.out.astype(first.lse.dtype), first.lse)  # what is rounded in between adds up
+        return jax.lax.fori_loop(1, count, step, wide).out.astype(query.dtype)
 
     def _from_latents(self, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Keys [B S N H] and values [B S N V] of latents with their rotary keys [B S R+P]."""

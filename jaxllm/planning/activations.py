@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxllm import config
 from jaxllm.generation.tokens import PREFILL_CHUNK
 from jaxllm.kernels.blockwise import BLOCKS
+from jaxllm.nn.latent_attention import SEGMENT
 from jaxllm.pipeline import microbatches
 from jaxllm.planning.memory import STORED, local_shape, weight_bytes, weights
 from jaxllm.planning.mesh import Extents
@@ -32,7 +33,7 @@ def activation_bytes(
 
     - attention: queries and what is mixed for them, 2 w B T N H, and scores, of one block of queries and of keys
       (`jaxllm.kernels.blockwise`), as products in float32 and as weights, (4 + w) B N t s. Keys and values
-      are the cache; in latent attention, which expands them, 2 w B T N (H + V) is the first;
+      are the cache; latent attention expands s of them at a time, and the first is w B (T + s) N (H + V);
     - a feed-forward network: what it reads, w B T D, with gate and up in float32, 8 B T F;
     - a mixture: that for the k experts of every token, with the rows that come back from them, 4 B T k D.
 
@@ -67,8 +68,8 @@ def _attention(
     scores = (WIDE + width) * share(time=min(time, BLOCKS.queries), heads=part.heads, keys=min(capacity, BLOCKS.keys))
     if isinstance(part, config.Attention):
         return scores + 2 * width * share(heads=part.heads, head=part.head_dim)
-    head = part.nope_dim + part.rope_dim + part.value_dim
-    return scores + 2 * width * share(heads=part.heads, head=head)
+    head, expanded = part.nope_dim + part.rope_dim + part.value_dim, min(capacity, SEGMENT)
+    return scores + width * sum(share(time=length, heads=part.heads, head=head) for length in (time, expanded))
 
 
 def _feed_forward(part: config.FeedForward | config.Mixture, share: Share, stream: int, dim: int) -> float:
