@@ -87,7 +87,7 @@ def prove(
         pairs, rows, ended = accepted(kernel, device, cases), list[Compared](), None
         told(name, 0, len(pairs))
         try:
-            for row in trial(compared, kernel.run, pairs, limit=limit, quiet=quiet) if pairs else ():
+            for row in trial(compared, kernel, pairs, limit=limit, quiet=quiet) if pairs else ():
                 rows.append(row)
                 told(name, len(rows), len(pairs))
         except TrialError as error:

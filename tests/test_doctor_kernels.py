@@ -139,6 +139,16 @@ def test_one_key_too_many_is_found():
     assert compare(EVERYTHING, "bfloat16", off).excess > 1
 
 
+def test_only_kernels_that_say_so_may_round_logarithms():
+    def rounded(inputs, scores):
+        made = blockwise(inputs, scores)
+        return made._replace(lse=made.lse.astype(jnp.bfloat16).astype(jnp.float32))
+
+    assert compare(EVERYTHING, "bfloat16", rounded).excess > 1
+    assert compare(EVERYTHING, "bfloat16", rounded, rounds_lse=True).passed
+    assert not compare(EVERYTHING, "bfloat16", off, rounds_lse=True).passed
+
+
 def test_cases_are_calls_that_models_make():
     """In all dtypes, each by another name, and with heads and features that kernels could refuse."""
     pairs = accepted(Kernel("cpu", blockwise, never), Device("cpu"))

@@ -50,23 +50,24 @@ def accepted(kernel: Kernel, device: Device, cases: Iterable[Case] = CASES) -> l
     return [(c, d) for c, d in pairs if kernel.refusal(Request.of(c.shapes(d), c.scores), device) is None]
 
 
-def compared(run: Run, pairs: Iterable[tuple[Case, str]]) -> Iterator[Compared]:
+def compared(kernel: Kernel, pairs: Iterable[tuple[Case, str]]) -> Iterator[Compared]:
     """Each case of `accepted`, one after the other; one that fails in any way at all does not end them."""
     for case, dtype in pairs:
         try:
-            yield compare(case, dtype, run)
+            yield compare(case, dtype, kernel.run, kernel.rounds_lse)
         except Exception as error:  # whatever a compiler or a device may say
             said = " ".join(str(error).split())[:200]
             yield Compared(case.name, dtype, failure=f"{type(error).__name__}: {said}")
 
 
-def compare(case: Case, dtype: str, run: Run) -> Compared:
+def compare(case: Case, dtype: str, run: Run, rounds_lse: bool = False) -> Compared:
     """Runs a kernel on the default device beside references on the CPU.
 
     Values may differ from those of a float64 reference by 2e-6 of the largest of them (times `case.sharp`: scores are
     rounded in proportion), and in bfloat16 and float16 by twice what a reference in that dtype differs by. Logarithms
     may by 2e-6 of the largest, of 1 at least, and in 16 bits by an eighth of the dtype's precision: it is by how much
-    the weight of a range of keys is off when ranges are combined.
+    the weight of a range of keys is off when ranges are combined. Those of a kernel that says it rounds them may be off
+    by that rounding.
 
     Raises:
         ValueError: what comes back has another shape or dtype.
@@ -81,7 +82,9 @@ def compare(case: Case, dtype: str, run: Run) -> Compared:
     lse_bound = RELATIVE * max(1.0, float(np.abs(exact.lse[exact.lse > NOTHING]).max(initial=0)))
     if dtype != "float32":
         out_bound = max(out_bound, 2 * errors(coarse, exact)[0])
-        lse_bound = max(lse_bound, float(jnp.finfo(dtype).eps) / 8)
+        eps = float(jnp.finfo(dtype).eps)
+        rounding = eps / 2 * lse_bound / RELATIVE if rounds_lse else 0
+        lse_bound = max(lse_bound, eps / 8) + rounding
     return Compared(case.name, dtype, out, out_bound, lse, lse_bound)
 
 
