@@ -31,7 +31,10 @@ def calls(draw) -> tuple[Inputs, Scores]:
     """Calls of every kind; queries may stand before the first key, behind the last, and see nothing at all."""
     batch, queries, keys = draw(st.integers(1, 3)), draw(st.integers(1, 11)), draw(st.integers(1, 19))
     kv_heads, groups = draw(st.sampled_from([(1, 1), (1, 4), (2, 2), (4, 1)]))
-    some = lambda low, high: draw(st.none() | st.lists(st.integers(low, high), min_size=batch, max_size=batch))  # noqa: E731
+
+    def some(low: int, high: int) -> Any:
+        return draw(st.none() | st.lists(st.integers(low, high), min_size=batch, max_size=batch))
+
     offsets, lengths = some(-12, 24), some(0, 25)
     heads = kv_heads * groups
     alibi = config.Alibi((SLOPES * 2)[:heads], scale=0.7, bfloat16=draw(st.booleans()))

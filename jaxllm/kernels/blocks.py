@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxllm.kernels.inputs import NOTHING, Inputs, Scores, slopes_of, softcap, visible, with_alibi
+from jaxllm.kernels.inputs import NOTHING, Inputs, Scores, seen, slopes_of, softcap, visible, with_alibi
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,10 @@ class Keys(NamedTuple):
 
     def range(self, position: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The first block that any query at positions [B t] may see anything of, and the one behind the last."""
-        first, last = position.min(), position.max()
-        low, high = jnp.int32(0), jnp.int32(self.key.shape[2])
-        if self.scores.causal:
-            high = jnp.minimum(high, last + 1)
-        if self.lengths is not None:
-            high = jnp.minimum(high, self.lengths.max())
-        if self.scores.window is not None:
-            low = jnp.maximum(low, first - self.scores.window + 1)
-        if self.scores.chunk is not None:
-            low = jnp.maximum(low, first // self.scores.chunk * self.scores.chunk)
+        size = self.key.shape[2]
+        length = jnp.int32(size) if self.lengths is None else jnp.minimum(self.lengths.max(), size)
+        low, _ = seen(self.scores, position.min(), length)
+        _, high = seen(self.scores, position.max(), length)
         return low // self.size, -(-high // self.size)
 
     def start(self, index: jax.Array) -> jax.Array:

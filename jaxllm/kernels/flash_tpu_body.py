@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from jaxllm.kernels.inputs import NOTHING, Scores, softcap
+from jaxllm.kernels.inputs import NOTHING, Scores, seen, softcap
 
 
 class Tables(NamedTuple):
@@ -59,15 +59,7 @@ class Plan:
 
     def span(self, position: Any, length: Any) -> tuple[Any, Any]:
         """The first key that a query at that position of a row so long sees, and the one after the last."""
-        scores, low, high = self.scores, jnp.int32(0), jnp.minimum(length, self.all_keys)
-        if scores.causal:
-            high = jnp.minimum(high, position + 1)
-        if scores.window is not None:
-            low = jnp.maximum(low, position - (scores.window - 1))
-        if scores.chunk is not None:
-            start = floor_div(position, scores.chunk) * scores.chunk
-            low, high = jnp.maximum(low, start), jnp.minimum(high, start + scores.chunk)
-        return low, high
+        return seen(self.scores, position, jnp.minimum(length, self.all_keys))
 
 
 def body(tables: Tables, operands: Operands, out: Any, lse: Any, running: Running, *, plan: Plan) -> None:
@@ -77,7 +69,7 @@ def body(tables: Tables, operands: Operands, out: Any, lse: Any, running: Runnin
     row = i * plan.rows + _iota(plan.rows, 0)
     block = tables.first[at] + j
     start = block * plan.keys
-    seen = block <= tables.last[at]
+    seen_by_some = block <= tables.last[at]
     seen_by_all = (start >= tables.low[at]) & (start + plan.keys <= tables.high[at])
     step = partial(_step, tables.offset[b] + floor_div(row, plan.groups), start, operands, running, plan)
 
@@ -90,11 +82,11 @@ def body(tables: Tables, operands: Operands, out: Any, lse: Any, running: Runnin
         if operands.slopes is not None:
             running.slope[...] = by_head(operands.slopes)
 
-    @pl.when(seen & seen_by_all)
+    @pl.when(seen_by_some & seen_by_all)
     def _():
         step(None)
 
-    @pl.when(seen & ~seen_by_all)
+    @pl.when(seen_by_some & ~seen_by_all)
     def _():
         step(tables.length[b])
 

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxllm import config
 
@@ -58,6 +59,7 @@ class Mixed(NamedTuple):
     lse: jax.Array
 
 
+_FAR = 1 << 30  # behind all keys
 NOTHING = -1e29  # a logarithm next to which any other weight counts; -inf would give gradients NaN
 
 
@@ -83,6 +85,23 @@ def visible(position: jax.Array, key: jax.Array, scores: Scores, lengths: jax.Ar
     if scores.chunk is not None:
         mask &= key // scores.chunk == position // scores.chunk
     return mask if lengths is None else mask & (key < lengths[:, None, None])
+
+
+def seen(scores: Scores, position: jax.Array, length: Any) -> tuple[jax.Array, jax.Array]:
+    """The first key that queries at positions [...] of rows of a length see, and the one after the last, int32 [...].
+
+    What `visible` says in two numbers, of which none decreases with the position; no key where the first is no smaller.
+    Both are made from the position: in a kernel, they lie in registers as it does.
+    """
+    first, end = jnp.zeros_like(position), jnp.minimum(position + (1 if scores.causal else _FAR), length)
+    if scores.window is not None:
+        first = jnp.maximum(first, position - (scores.window - 1))
+    if scores.chunk is not None:
+        size = np.int32(scores.chunk)  # a Python number would be an int64 beside an int32 where there are such
+        start = jax.lax.div(position, size) * size
+        start = jnp.where(start > position, start - size, start)  # division rounds to zero
+        first, end = jnp.maximum(first, start), jnp.minimum(end, start + size)
+    return first, end
 
 
 def positions(inputs: Inputs) -> jax.Array:

@@ -10,10 +10,9 @@ import numpy as np
 
 from jaxllm.kernels.flash_gpu.operations import Hopper, Interpreted
 from jaxllm.kernels.flash_gpu.plan import ROWS, Plan
-from jaxllm.kernels.inputs import NOTHING
+from jaxllm.kernels.inputs import NOTHING, seen
 
 HIDDEN = 10 * NOTHING  # a hidden score, so far below the lowest maximum, `NOTHING`, that its weight is zero
-FAR = 1 << 30  # behind all keys; added to a position, so that what comes out lies in registers as positions do
 LOG2E = math.log2(math.e)
 
 
@@ -82,22 +81,10 @@ class Softmax:
         row = jnp.minimum(row, self.plan.rows - 1)
         return offset + (row if self.plan.pack == 1 else div(row, self.plan.pack))
 
-    def seen(self, position: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The first key that a query sees, and the one after the last; none where that is no larger."""
-        scores = self.plan.request.scores
-        first, end = jnp.zeros_like(position), jnp.minimum(position + (1 if scores.causal else FAR), length)
-        if scores.window is not None:
-            first = jnp.maximum(first, position - (scores.window - 1))
-        if scores.chunk is not None:
-            start = div(position, scores.chunk) * scores.chunk
-            start = jnp.where(start > position, start - scores.chunk, start)  # division rounds to zero
-            first, end = jnp.maximum(first, start), jnp.minimum(end, start + scores.chunk)
-        return first, end
-
     def span(self, row: jax.Array, offset: jax.Array, length: jax.Array) -> Span:
         """The blocks of keys that are seen from a block of rows, since later queries see no earlier keys."""
         ends = (self.position(row + there, offset) for there in (0, self.plan.block - 1))
-        (first, first_end), (last, last_end) = (self.seen(position, length) for position in ends)
+        (first, first_end), (last, last_end) = (seen(self.plan.request.scores, position, length) for position in ends)
         keys, up = self.plan.keys, self.plan.keys - 1
         first_end, last_end = jnp.maximum(first_end, 0), jnp.maximum(last_end, 0)
         return Span(div(first, keys), div(last + up, keys), div(first_end, keys), div(last_end + up, keys))
@@ -106,7 +93,7 @@ class Softmax:
         """A warpgroup's rows, from a row on."""
         position = self.position(self.operations.row_index(ROWS) + row, offset)
         slope = None if self.plan.request.scores.alibi is None else self.operations.row_load(slopes) * LOG2E
-        return Rows(*self.seen(position, length), position, slope)
+        return Rows(*seen(self.plan.request.scores, position, length), position, slope)
 
     def first(self, scores: jax.Array, block: jax.Array, rows: Rows) -> Running:
         """The softmax of one block."""
@@ -145,8 +132,8 @@ class Softmax:
     def visible(self, shape: tuple[int, ...], block: jax.Array, rows: Rows) -> jax.Array:
         """Which keys of a block each row sees."""
         key, start = self.operations.index(shape, 1), block * self.plan.keys
-        seen = key < across(rows.end - start, shape)
-        return seen & (key >= across(rows.first - start, shape)) if self.behind else seen
+        before_end = key < across(rows.end - start, shape)
+        return before_end & (key >= across(rows.first - start, shape)) if self.behind else before_end
 
     def last(self, out: jax.Array, running: Running) -> tuple[jax.Array, jax.Array]:
         """Outputs [R V] and logarithms [R] of what is left when all blocks are in; rows that saw nothing are zero."""
