@@ -111,6 +111,13 @@ def test_ranges_of_keys_combine():
     assert_equal(combined(*(reference(part, scores) for part in parts)), reference(arrays, scores))
 
 
+def test_positions_may_be_wide():
+    with jax.enable_x64(True):
+        arrays, scores = inputs(1, 300, 600, 2, 1, 4, dtype=jnp.float64), Scores(0.5, chunk=100)
+        found = attention(*arrays[:3], scores=scores, offsets=jnp.array([250], jnp.int64))
+        assert_equal(found, reference(arrays._replace(offsets=jnp.array([250], jnp.int32)), scores), 1e-12)
+
+
 def test_chunks_see_nothing_of_the_one_before():
     arrays = inputs(1, 9, 9, 1, 1, 4)
     chunk = arrays._replace(**{name: getattr(arrays, name)[:, 4:8] for name in ("query", "key", "value")})

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxllm import config
 
@@ -97,7 +96,7 @@ def seen(scores: Scores, position: jax.Array, length: Any) -> tuple[jax.Array, j
     if scores.window is not None:
         first = jnp.maximum(first, position - (scores.window - 1))
     if scores.chunk is not None:
-        size = np.int32(scores.chunk)  # a Python number would be an int64 beside an int32 where there are such
+        size = position.dtype.type(scores.chunk)  # a Python number could be an int64 beside an int32
         start = jax.lax.div(position, size) * size
         start = jnp.where(start > position, start - size, start)  # division rounds to zero
         first, end = jnp.maximum(first, start), jnp.minimum(end, start + size)
