@@ -1,4 +1,4 @@
-"""Checkpoints of other frameworks to native ones, and the proof that nothing changed on the way."""
+"""Converts checkpoints of other frameworks to native ones and back, and verifies the result against PyTorch."""
 
 from conversion.convert import convert
 from conversion.export import export

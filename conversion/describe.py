@@ -1,4 +1,4 @@
-"""What a model is made of, by a path, a published name or a repository's: its config alone is read."""
+"""Describes a model by a path, a published name or a repository: reads its config only."""
 
 import os
 from pathlib import Path
@@ -6,28 +6,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conversion.convert import said_dtype, translate
+from conversion.convert import declared_dtype, translate
 from conversion.published import find, near
 from conversion.source import open_source
-from jaxllm import checkpoint, config
+from jaxllm import checkpoint
+from jaxllm.config import DecoderConfig
 from jaxllm.errors import InputError
 
 
 class Description(NamedTuple):
-    """A model's name, what it is made of, and the dtype of its weights, None where that is not said."""
+    """A model's name, its config, and the dtype of its weights if that is known."""
 
     name: str
-    part: config.Decoder
+    config: DecoderConfig
     dtype: np.dtype | None
 
 
 def describe(model: str | Path, revision: str | None = None) -> Description:
-    """A native checkpoint, whatever `convert` takes, or a published model by name; no weights are read.
+    """Describes a native checkpoint, a source of `convert`, or a published model by name; reads no weights.
 
-    Published names come before the hub, so that they need no network.
+    Published names take precedence over the hub, so that they need no network.
 
     Raises:
-        InputError: nothing of that name, with the names that are near; or a config that is not supported.
+      InputError: there is nothing of that name (similar names are listed), or its config is not supported.
     """
     path = Path(os.path.expanduser(model))
     if checkpoint.is_checkpoint(path):
@@ -41,4 +42,4 @@ def describe(model: str | Path, revision: str | None = None) -> Description:
         if path.exists() or not (names := near(str(model))):
             raise
         raise InputError(f"{error}; published models of a name like it: {', '.join(names)}") from None
-    return Description(str(model), translation.part, said_dtype(translation.source))
+    return Description(str(model), translation.config, declared_dtype(translation.source))

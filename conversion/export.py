@@ -1,4 +1,4 @@
-"""From a native checkpoint back to Hugging Face's layout, bit for bit."""
+"""Exports a native checkpoint to Hugging Face's layout, bit for bit."""
 
 import json
 import math
@@ -12,38 +12,57 @@ from typing import Any
 
 import numpy as np
 
-from conversion.architectures import architecture, class_name
+from conversion.architecture import Architecture
+from conversion.architectures import architecture as registered_architecture
+from conversion.binding import Binding, bind
 from conversion.files import Tensor
 from conversion.safetensor_files import write_safetensors
-from conversion.table import Binding, bind
 from jaxllm import checkpoint
 from jaxllm.arrays import checksum, require_room
+from jaxllm.atomic_write import atomic_directory
 from jaxllm.errors import InputError
-from jaxllm.models.decoder import abstract
+from jaxllm.models.abstract import abstract
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.progress import byte_progress
-from jaxllm.workspace import written_beside
 
 WEIGHTS = "model.safetensors"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-OURS = {"config.json", "manifest.json"}  # the files of a native checkpoint that are not carried along
+OURS = {"config.json", "manifest.json"}  # files of a native checkpoint that are not copied
 
 
-def export(source: str | Path, target: str | Path, max_shard_size: int | str = "5GB") -> Path:
+def export(
+    source: str | Path,
+    target: str | Path,
+    max_shard_size: int | str = "5GB",
+    architecture: Architecture | None = None,
+) -> Path:
     """Writes a native checkpoint in Hugging Face's layout to the directory `target`; returns its path.
 
-    Every tensor has the name that Transformers gives it and the dtype that it is stored in: without a dtype given to
-    `convert`, bit for bit what was converted, but for experts of different dtypes, which got a common one. One
-    parameter is in memory at a time. Nothing is left behind when it fails.
+    Tensors have the names that Transformers gives them, and their stored dtypes. Unless `convert` was given a dtype,
+    they are
+    bit for bit those that were converted, except for experts of different dtypes, which share one. One parameter is
+    in memory at
+    a time. A failed export leaves nothing behind.
+
+    Args:
+      source: directory of a native checkpoint.
+      target: directory to create.
+      max_shard_size: largest size of a file, in bytes or as in "5GB".
+      architecture: architecture of the model; by default the registered one of its `model_type`.
 
     Raises:
-        InputError: the source is no native checkpoint or a damaged one, or the target exists or cannot be written.
+      InputError: the source is not a native checkpoint or is damaged, or the target exists or cannot be written.
     """
-    source, target, most = Path(os.path.expanduser(source)), Path(target), nbytes_of(max_shard_size)
+    source = Path(os.path.expanduser(source))
+    target = Path(target)
+    most = nbytes_of(max_shard_size)
     manifest = checkpoint.read_manifest(source)
     config = _config(source, manifest)
-    tensors = _tensors(source, config["model_type"], manifest["checksums"])
-    with written_beside(target) as work:
+    if architecture is None:
+        architecture = registered_architecture(config["model_type"])
+    config = {"architectures": [architecture.class_name]} | config
+    tensors = _tensors(source, architecture, manifest["checksums"])
+    with atomic_directory(target) as work:
         _write_weights(work, _shards(tensors, most))
         _write_json(work / "config.json", config)
         for file in sorted(source.iterdir()):
@@ -53,39 +72,41 @@ def export(source: str | Path, target: str | Path, max_shard_size: int | str = "
 
 
 def _config(source: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json that was converted; its dtype is ours if another was asked for, and its class is named."""
-    config, dtype = manifest.get("hf_config"), manifest["dtype"]
+    """Returns the config.json that was converted, with the stored dtype."""
+    config = manifest.get("hf_config")
+    dtype = manifest["dtype"]
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f"{source}: manifest.json has no hf_config, so what Hugging Face would call it is not known")
     if dtype != manifest.get("source_dtype", dtype):
         config |= {key: dtype for key in ("torch_dtype", "dtype") if key in config}
-    return {"architectures": [class_name(config["model_type"])]} | config
+    return config
 
 
-def _tensors(source: Path, model_type: str, checksums: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors by Hugging Face's names, in the order of the layers; those of one binding stand together."""
-    model, stored = abstract(checkpoint.read_config(source)), checkpoint.stored(source)
+def _tensors(source: Path, architecture: Architecture, checksums: Mapping[str, str]) -> dict[str, Tensor]:
+    """Returns the tensors by Hugging Face's names, in the order of layers and bindings."""
+    model = abstract(checkpoint.read_config(source))
+    stored = checkpoint.stored(source)
     shapes = {name: parameter.shape for name, parameter in named_parameters(model)}
     for name in shapes.keys() | stored.keys():
         if name not in checksums or name not in stored or stored[name].shape != shapes.get(name):
             raise InputError(f"{source}: tensor {name}: not there, or not as config.json asks for it")
-    bindings = sorted(bind(architecture(model_type).TABLE.rows, model), key=lambda binding: _natural(binding.theirs[0]))
+    bindings = sorted(bind(architecture.table.rows, model), key=lambda binding: _natural(binding.sources[0]))
 
     @lru_cache(maxsize=1)
     def join(index: int) -> list[np.ndarray]:
-        return bindings[index].join([_read(source, name, checksums[name]) for name in bindings[index].ours])
+        return bindings[index].join([_read(source, name, checksums[name]) for name in bindings[index].targets])
 
     return {
         name: Tensor(
-            binding.their_shape, _dtype(binding, stored), partial(lambda i, j: join(i)[j], index, position), source
+            binding.source_shape, _dtype(binding, stored), partial(lambda i, j: join(i)[j], index, position), source
         )
         for index, binding in enumerate(bindings)
-        for position, name in enumerate(binding.theirs)
+        for position, name in enumerate(binding.sources)
     }
 
 
 def _dtype(binding: Binding, stored: Mapping[str, Any]) -> np.dtype:
-    return np.result_type(*{stored[name].dtype for name in binding.ours})
+    return np.result_type(*{stored[name].dtype for name in binding.targets})
 
 
 def _read(source: Path, name: str, expected: str) -> np.ndarray:
@@ -96,12 +117,12 @@ def _read(source: Path, name: str, expected: str) -> np.ndarray:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key to sort names by, in which layer 2 comes before layer 10."""
+    """Returns a sort key with which layer 2 comes before layer 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _shards(tensors: Mapping[str, Tensor], most: int) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each file, at most `most` bytes or one tensor, under the names that Transformers gives them."""
+    """Returns the tensors of each file: at most `most` bytes, or a single tensor."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -133,10 +154,10 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def nbytes_of(size: int | str) -> int:
-    """A number of bytes, given as such or as in "5GB".
+    """Returns a number of bytes that is given as such, or as in "5GB".
 
     Raises:
-        InputError: it is neither, or 0.
+      InputError: it is neither, or 0.
     """
     found = re.fullmatch(r"\s*(\d+)\s*([KMGT]?B?)\s*", str(size).upper(), re.ASCII)
     if found is None or found[2] not in UNITS or not (nbytes := int(found[1]) * UNITS[found[2]]):

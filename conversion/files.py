@@ -1,4 +1,4 @@
-"""What the readers of checkpoint files share."""
+"""Tensors of checkpoint files, and helpers to read such files."""
 
 import json
 import math
@@ -15,10 +15,11 @@ from jaxllm.errors import InputError
 
 @dataclass(frozen=True)
 class Tensor:
-    """One array of a checkpoint, read when asked for.
+    """An array of a checkpoint that is read on request.
 
-    `read()` gives an array of `shape` and `dtype` (bfloat16 and float8 are ml_dtypes' own), memory-mapped where
-    the format allows, so it may be read-only; `file` is for error messages.
+    `read()` returns an array of `shape` and `dtype` (bfloat16 and float8 are those of ml_dtypes). It is memory-
+    mapped if the
+    format allows, and may be read-only. `file` is for error messages.
     """
 
     shape: tuple[int, ...]
@@ -28,15 +29,15 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """The size of the array."""
+        """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:
-    """The JSON object that `text` holds.
+    """Returns the JSON object in a text.
 
     Raises:
-        InputError: it is anything else, or repeats a name; the message begins with `where`.
+      InputError: it is anything else, or repeats a name; the message begins with `where`.
     """
     try:
         value = json.loads(text, object_pairs_hook=_without_repeats)
@@ -57,10 +58,10 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Returns the JSON object in a file.
 
     Raises:
-        InputError: the file cannot be read as one.
+      InputError: the file cannot be read, or is not a JSON object.
     """
     require_file(path)
     try:
@@ -71,33 +72,35 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_file(path: Path) -> None:
-    """Checks that `path` is a regular file or a link to one; opening a pipe would hang.
+    """Checks that `path` is a regular file or a link to one; opening a pipe would block.
 
     Raises:
-        InputError: it is not.
+      InputError: it is not.
     """
     if not os.path.isfile(path):
         raise InputError(f"{path}: " + ("not a file" if os.path.exists(path) else "no such file"))
 
 
 def plain_name(name: Any) -> bool:
-    """Whether `name` is the name of a file and not a path that could lead out of a directory."""
+    """Whether `name` is a file name, and not a path that could leave a directory."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def first(names: set[str]) -> str:
-    """One of `names` for an error message, always the same one."""
+    """Returns one of `names` for an error message, always the same one."""
     return repr(min(names))
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an error's message, or the error's name where there is none."""
+    """Returns the first line of an error's message, or the error's class if there is none."""
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    if lines:
+        return lines[0][:200]
+    return type(error).__name__
 
 
 def same_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same bytes, reading as little as tells."""
+    """Whether two tensors have the same bytes; reads as little as possible."""
     if (a.shape, a.dtype) != (b.shape, b.dtype):
         return False
     x, y = (tensor.read().reshape(-1).view(np.uint8) for tensor in (a, b))
@@ -107,10 +110,10 @@ def same_bytes(a: Tensor, b: Tensor) -> bool:
 
 
 def map_array(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """An array that begins at `offset` of a file, memory-mapped and read-only.
+    """Returns a read-only, memory-mapped array that begins at `offset` of a file.
 
     Raises:
-        InputError: the file does not have it any more.
+      InputError: the file has become shorter.
     """
     count = math.prod(shape)
     if count == 0:

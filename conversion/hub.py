@@ -1,4 +1,4 @@
-"""Checkpoints by name, from the Hugging Face hub or its local cache."""
+"""Downloads checkpoints from the Hugging Face hub, or finds them in its local cache."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,24 +16,24 @@ WEIGHTS = (
 
 
 def download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """The local directory with those files of a repository whose names match one of the patterns.
+    """Returns the local directory with the files of a repository whose names match a pattern.
 
     Raises:
-        InputError: neither the hub nor its cache gives it.
+      InputError: they are neither on the hub nor in its cache.
     """
     import huggingface_hub
 
     try:
         return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub's, the network's and the file system's, which share no base
+    except Exception as error:  # errors of the hub, the network and the file system share no base class
         raise InputError(f"{repo}: no such directory, and not had from the hub: {_reason(error)}") from None
 
 
 def download_weights(repo: str, revision: str | None) -> Path:
-    """The local directory with a repository's weights, in one format.
+    """Returns the local directory with a repository's weights, in one format.
 
     Raises:
-        InputError: neither the hub nor its cache gives it.
+      InputError: they are neither on the hub nor in its cache.
     """
     directory = Path()
     for patterns in WEIGHTS:

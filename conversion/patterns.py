@@ -1,4 +1,4 @@
-"""einops patterns with sizes taken from shapes, read in both directions."""
+"""Einops patterns whose sizes come from shapes, applied in both directions."""
 
 import math
 import re
@@ -11,48 +11,53 @@ from einops import rearrange
 
 
 def axes(side: str) -> list[list[str]]:
-    """The axes of one side of a pattern, grouped as they are merged: "(n h) d" -> [[n, h], [d]]."""
+    """Returns the axes of one side of a pattern, grouped as they are merged: "(n h) d" -> [[n, h], [d]]."""
     return [(merged or single).split() for merged, single in re.findall(r"\(([^)]*)\)|(\w+)", side)]
 
 
 def shape(side: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape that one side of a pattern stands for: "(n h) d" -> (sizes n * h, size d)."""
+    """Returns the shape of one side of a pattern: "(n h) d" -> (n * h, d)."""
     return tuple(math.prod(sizes[axis] for axis in group) for group in axes(side))
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """The way from one array to one or several of the shapes `targets`, which lie side by side along an axis.
+    """The conversion between one array and the shapes `targets`, which lie side by side along an axis.
 
-    "(k g h) d -> (k g) h d" along g takes a tensor whose rows are, for each k, those of the first target, then of the
-    second, ... Where an axis of a target is merged from two, the one that is not `along` is the number of groups: the
-    largest that all targets allow, or the number that its name ends in ("k4").
+    "(k g h) d -> (k g) h d" along g takes a tensor whose rows are, for each k, those of the first target, then of
+    the second, and
+    so on. If an axis of a target is merged from two, the one that is not `split_axis` is the number of groups: the
+    largest that
+    all targets allow, or the number at the end of its name ("k4").
     """
 
     text: str
     targets: tuple[tuple[int, ...], ...]
-    along: str | None = None
+    split_axis: str | None = None
 
     def split(self, array: np.ndarray, index: int) -> np.ndarray:
-        """Source -> the `index`-th target; a view where that can be."""
+        """Returns target number `index` of the source; a view where possible."""
         left, right = self._sides
-        if self.along is None:
+        if self.split_axis is None:
             return rearrange(array, self.text, **self._sizes[0])
         flat = rearrange(array, f"{left} -> {self._flat}", **self._total)
-        start, axis = sum(sizes[self.along] for sizes in self._sizes[:index]), self._flat.split().index(self.along)
-        part = flat[(slice(None),) * axis + (slice(start, start + self._sizes[index][self.along]),)]
+        start = sum(sizes[self.split_axis] for sizes in self._sizes[:index])
+        axis = self._flat.split().index(self.split_axis)
+        part = flat[(slice(None),) * axis + (slice(start, start + self._sizes[index][self.split_axis]),)]
         return rearrange(part, f"{self._flat} -> {right}", **self._sizes[index])
 
     def join(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """Targets -> source."""
+        """Returns the source of the targets."""
         left, right = self._sides
         flat = [rearrange(a, f"{right} -> {self._flat}", **s) for a, s in zip(arrays, self._sizes, strict=True)]
-        axis = self._flat.split().index(self.along) if self.along else 0
+        axis = 0
+        if self.split_axis:
+            axis = self._flat.split().index(self.split_axis)
         return rearrange(flat[0] if len(flat) == 1 else np.concatenate(flat, axis), f"{self._flat} -> {left}")
 
     @cached_property
     def source(self) -> tuple[int, ...]:
-        """The shape of the array that the targets are made from."""
+        """Shape of the source."""
         return shape(self._sides[0], self._total)
 
     @cached_property
@@ -70,18 +75,22 @@ class Pattern:
         """The sizes of all axes, for each target."""
         sizes: list[dict[str, int]] = [{} for _ in self.targets]
         for dims, group in zip(zip(*self.targets, strict=True), axes(self._sides[1]), strict=True):
-            groups = _groups(group) or math.gcd(*dims) if len(group) > 1 else 1
+            groups = 1
+            if len(group) > 1:
+                groups = _groups(group) or math.gcd(*dims)
             for size, dim in zip(sizes, dims, strict=True):
-                size.update({axis: groups for axis in group if axis != self.along} if len(group) > 1 else {})
-                size[self.along if len(group) > 1 and self.along else group[0]] = dim // groups
+                size.update({axis: groups for axis in group if axis != self.split_axis} if len(group) > 1 else {})
+                size[self.split_axis if len(group) > 1 and self.split_axis else group[0]] = dim // groups
         return sizes
 
     @cached_property
     def _total(self) -> dict[str, int]:
-        """The sizes of all axes, of all targets together."""
-        return self._sizes[0] | ({self.along: sum(s[self.along] for s in self._sizes)} if self.along else {})
+        """The sizes of all axes, over all targets together."""
+        return self._sizes[0] | (
+            {self.split_axis: sum(s[self.split_axis] for s in self._sizes)} if self.split_axis else {}
+        )
 
 
 def _groups(axes: list[str]) -> int:
-    """The number that one of the axes ends in, or 0."""
+    """Returns the number at the end of an axis's name, or 0."""
     return next((int(match[0]) for axis in axes if (match := re.search(r"\d+$", axis))), 0)

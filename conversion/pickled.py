@@ -1,4 +1,4 @@
-"""PyTorch's pickled checkpoints (.bin, .pth), read as weights and never executed."""
+"""Reads PyTorch's pickled checkpoints (.bin, .pth) as weights, without executing them."""
 
 import pickle
 import re
@@ -28,14 +28,16 @@ DTYPES = {
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file saved by `torch.save`: a state dict, or a dict that holds one under "model".
+    """Reads the tensors of a file saved by `torch.save`: a state dict, or a dict with one under "model".
 
-    Memory-mapped, except for files older than torch 1.6, whose format does not allow it. Strided views come out
-    contiguous, tensors that share storage come out as views of the same memory.
+    They are memory-mapped, except in files of torch before 1.6, whose format does not allow it. Strided views become
+    contiguous;
+    tensors that share storage remain views of the same memory.
 
     Raises:
-        InputError: torch is missing, the pickle asks for anything but tensors and plain containers, or an entry is not
-            a plain tensor; one line that names the file and the entry.
+      InputError: torch is missing, the pickle contains anything but tensors and plain containers, or an entry is not a
+        plain
+        tensor; one line that names the file and the entry.
     """
     require_file(path)
     state = _state_dict(path, _load(path))
@@ -60,7 +62,7 @@ def _load(path: Path) -> Any:
 
 
 def _can_be_mapped(path: Path) -> bool:
-    """Whether the arrays lie in the file as they are: not in the old format, nor in a recompressed archive."""
+    """Whether the file stores the arrays unchanged: it is neither in the old format nor a recompressed archive."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Weights that were published quantised, presented as if they were not: each is made bfloat16 when it is read.
+"""Dequantizes published quantized weights to bfloat16 as they are read.
 
 mxfp4 (OCP Microscaling Formats 1.0, 2023; gpt-oss): pairs of 4-bit floats in a byte, and a power of two for each 32.
 fp8 (DeepSeek-V3): 8-bit floats, and a factor for each block of a matrix.
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from conversion.config_reader import ConfigReader
 from conversion.files import Tensor
-from conversion.keys import Keys
 from jaxllm.errors import InputError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -21,7 +21,7 @@ Present = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 class Quantization(NamedTuple):
-    """Its name, and the way from the tensors as they are to those that they stand for."""
+    """A quantization method: its name, and the function that dequantizes the tensors."""
 
     name: str
     present: Present
@@ -31,7 +31,7 @@ _BYTES = np.arange(256, dtype=np.uint8).view(FLOAT8).astype(np.float32)
 
 
 def _mxfp4_pairs() -> np.ndarray:
-    """What each byte stands for under each power: two bfloat16s, the low nibble first; uint16 [power byte 2]."""
+    """Returns the two bfloat16 values of each byte for each power, low nibble first; uint16 [power byte 2]."""
     positive = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
     nibbles = np.concatenate([positive, -positive])[np.arange(256)[:, None] >> np.array([0, 4]) & 15]
     with np.errstate(over="ignore"):
@@ -39,24 +39,24 @@ def _mxfp4_pairs() -> np.ndarray:
 
 
 def unquantized(config: dict[str, Any]) -> tuple[dict[str, Any], Quantization | None]:
-    """A config without its `quantization_config`, and what that says; any other method is left for `Keys` to refuse.
+    """Returns a config without its `quantization_config`, and the method; unknown methods are left for `ConfigReader`.
 
     Raises:
-        InputError: a setting that is not supported; later, tensors that do not fit together.
+      InputError: a setting is not supported; later, tensors do not match.
     """
     settings = config.get("quantization_config")
     if not isinstance(settings, dict) or settings.get("quant_method") not in ("mxfp4", "fp8"):
         return config, None
-    keys = Keys(settings, "config.json: quantization_config")
-    keys.take("modules_to_not_convert", None)  # the tensors tell
-    method = keys.take("quant_method")
-    present = {"mxfp4": _mxfp4, "fp8": _fp8}[method](keys)
-    keys.finish()
+    reader = ConfigReader(settings, "config.json: quantization_config")
+    reader.take("modules_to_not_convert", None)  # given by the tensors
+    method = reader.take("quant_method")
+    present = {"mxfp4": _mxfp4, "fp8": _fp8}[method](reader)
+    reader.finish()
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     return plain, Quantization(method, present)
 
 
-def _mxfp4(keys: Keys) -> Present:
+def _mxfp4(reader: ConfigReader) -> Present:
     def combine(name: str, blocks: Tensor, scales: Tensor) -> Tensor:
         if blocks.dtype != np.uint8 or scales.dtype != np.uint8 or scales.shape != blocks.shape[:-1]:
             raise _misfit(name, blocks, scales)
@@ -69,8 +69,10 @@ def _mxfp4(keys: Keys) -> Present:
 
 
 def _read_mxfp4(blocks: Tensor, scales: Tensor) -> np.ndarray:
-    """Bytes [E R G B] and powers [E R G] -> [E 2GB R], one expert at a time."""
-    (experts, rows, groups, size), data, powers = blocks.shape, blocks.read(), scales.read()
+    """Converts bytes [E R G B] and powers [E R G] to [E 2GB R], one expert at a time."""
+    (experts, rows, groups, size) = blocks.shape
+    data = blocks.read()
+    powers = scales.read()
     pairs = _mxfp4_pairs().view(np.uint32).reshape(-1)
     out = np.empty((experts, rows, groups, size), np.uint32)
     for expert in range(experts):
@@ -78,10 +80,10 @@ def _read_mxfp4(blocks: Tensor, scales: Tensor) -> np.ndarray:
     return out.reshape(experts, rows, -1).view(BFLOAT16).swapaxes(1, 2)
 
 
-def _fp8(keys: Keys) -> Present:
+def _fp8(reader: ConfigReader) -> Present:
     for name, only in (("fmt", "e4m3"), ("activation_scheme", "dynamic")):
-        keys.choice(name, {only: only}, only)
-    sides = keys.numbers("weight_block_size")
+        reader.choice(name, {only: only}, only)
+    sides = reader.numbers("weight_block_size")
     if len(sides) != 2 or any(int(side) != side for side in sides):
         raise InputError(f"config.json: quantization_config: weight_block_size={sides}: must be two whole numbers")
     height, width = map(int, sides)
@@ -96,8 +98,9 @@ def _fp8(keys: Keys) -> Present:
 
 
 def _read_fp8(weight: Tensor, scales: Tensor, height: int, width: int) -> np.ndarray:
-    """Floats [O I] times the factor of their block, one row of blocks at a time."""
-    data, factors = weight.read().view(np.uint8), scales.read()
+    """Multiplies floats [O I] by the factor of their block, one row of blocks at a time."""
+    data = weight.read().view(np.uint8)
+    factors = scales.read()
     out = np.empty(weight.shape, BFLOAT16)
     for row, factor in enumerate(factors):
         part = slice(row * height, (row + 1) * height)
@@ -108,7 +111,9 @@ def _read_fp8(weight: Tensor, scales: Tensor, height: int, width: int) -> np.nda
 def _combined(
     combine: Callable[[str, Tensor, Tensor], Tensor], tensors: Mapping[str, Tensor], data: str, scales: str, plain: str
 ) -> dict[str, Tensor]:
-    """The tensors with each pair of names that end in `data` and `scales` replaced by one that ends in `plain`."""
+    """Returns tensors in which each pair of names that end in `data` and `scales` is replaced by one that ends in
+    `plain`.
+    """
     result = {name: tensor for name, tensor in tensors.items() if not name.endswith(scales)}
     for name, tensor in tensors.items():
         if name.endswith(scales):

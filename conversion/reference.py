@@ -1,4 +1,4 @@
-"""PyTorch's side of a comparison: the same checkpoint, run by Transformers."""
+"""The reference of a comparison: the same checkpoint, run by Transformers."""
 
 import copy
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from conversion.files import one_line
 from conversion.source import Source
 from jaxllm.errors import InputError
 
-_EXPERTS = {"experts_implementation": "eager"}  # its grouped matmul asks for aligned sizes
+_EXPERTS = {"experts_implementation": "eager"}  # its grouped matmul needs aligned sizes
 
 
 class Reference:
     """A checkpoint in Transformers on the CPU, in float32 or float64.
 
     Raises:
-        InputError: PyTorch or Transformers is not installed, or Transformers does not load the checkpoint.
+      InputError: PyTorch or Transformers is not installed, or Transformers does not load the checkpoint.
     """
 
     def __init__(self, source: Source, dtype: str):
@@ -31,12 +31,14 @@ class Reference:
         transformers.utils.logging.disable_progress_bar()
         try:
             self._model = _loaded(source, getattr(torch, dtype))
-        except Exception as error:  # its checks of a config, and whatever a config leads it into, share no base
+        except Exception as error:  # its exceptions share no base class
             raise InputError(f"{source.path}: Transformers does not load it: {one_line(error)}") from error
         self._model.eval()
 
     def states(self, tokens: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Logits [B T V] of tokens [B T], and what follows the embedding and each layer but the last, [B T D]."""
+        """Returns the logits [B T V] of tokens [B T], and the residual stream [B T D] before and after each layer but
+        the last.
+        """
         import torch
 
         with torch.no_grad():
@@ -44,13 +46,13 @@ class Reference:
         return out.logits.numpy(), [state.numpy() for state in out.hidden_states[:-1]]
 
     def greedy(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
-        """The likeliest continuation of a prompt; nothing ends it early."""
+        """Returns the greedy continuation of a prompt; end tokens do not end it."""
         import torch
         from transformers import GenerationConfig
 
         tokens = torch.tensor([list(prompt)])
         self._model.generation_config = GenerationConfig(pad_token_id=0)  # not the checkpoint's: penalties, beams
-        mask = torch.ones_like(tokens)  # or a prompt's zeros would pass for padding
+        mask = torch.ones_like(tokens)  # otherwise zeros in a prompt would count as padding
         with torch.no_grad():
             out = self._model.generate(tokens, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
         return out[0, len(prompt) :].tolist()

@@ -1,10 +1,11 @@
-"""safetensors files, memory-mapped.
+"""Reads and writes safetensors files, memory-mapped.
 
-The format (https://github.com/huggingface/safetensors#format): eight bytes with the length N of the header,
-little-endian; N bytes of JSON, name -> {"dtype", "shape", "data_offsets": [begin, end]} with offsets counted from the
-end of the header, and an optional "__metadata__" of strings; then the data, row-major, without gap or overlap to the
-end of the file. The `safetensors` package copies every array when it hands out NumPy and has no float8 there, hence
-this reader; its checks are those of the package's own (`Metadata::validate` in safetensors/src/tensor.rs).
+The format (https://github.com/huggingface/safetensors#format): eight bytes with the length N of the header, little-
+endian; N
+bytes of JSON, name -> {"dtype", "shape", "data_offsets": [begin, end]} with offsets from the end of the header, and an
+optional "__metadata__" of strings; then the data, row-major, without gaps or overlaps to the end of the file. The
+`safetensors` package copies every NumPy array and has no float8 for NumPy, hence this reader. It makes the same checks
+(`Metadata::validate` in safetensors/src/tensor.rs).
 """
 
 import json
@@ -59,10 +60,10 @@ class _Entry(NamedTuple):
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, in the order of the file; `read()` maps the tensor's own bytes, read-only.
+    """Reads the tensors of a file in its order; `read()` maps a tensor's bytes, read-only.
 
     Raises:
-        InputError: the file has something that the format does not allow; one line that names the file and the tensor.
+      InputError: the file violates the format; one line that names the file and the tensor.
     """
     header, start, size = _read_header(path)
     _check_metadata(path, header.pop("__metadata__", {}))
@@ -76,16 +77,17 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], advance: Callable[[int], None]) -> None:
-    """Writes one file, reading a tensor at a time; `advance` is told the bytes of each. Wider dtypes come first.
+    """Writes a file, one tensor at a time; calls `advance` with the bytes of each. Wider dtypes come first.
 
     Raises:
-        OSError: it cannot be written.
+      OSError: it cannot be written.
     """
     ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)  # so that each is aligned
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in ordered:
-        begin, end = end, end + tensor.nbytes
+        begin = end
+        end = end + tensor.nbytes
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -97,7 +99,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], advance: Callab
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
-    """The header, where the data starts, and the size of the file."""
+    """Returns the header, the start of the data, and the size of the file."""
     require_file(path)
     try:
         with path.open("rb") as file:
@@ -121,7 +123,9 @@ def _check_metadata(path: Path, metadata: Any) -> None:
 def _entry(where: str, fields: Any) -> _Entry:
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise InputError(f"{where}: an entry has exactly dtype, shape and data_offsets")
-    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    dtype = fields["dtype"]
+    shape = fields["shape"]
+    offsets = fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InputError(f"{where}: unknown dtype {shown(dtype)}")
     if not _counts(shape) or len(shape) > MAX_RANK:
@@ -143,13 +147,15 @@ def _counts(value: Any) -> bool:
 
 
 def _check_layout(path: Path, ordered: dict[str, _Entry], data_bytes: int) -> None:
-    """That the tensors fill the data without gap or overlap."""
+    """Checks that the tensors fill the data without gaps or overlaps."""
     position = 0
     for name, entry in ordered.items():
         if entry.end > data_bytes:
             raise InputError(f"{path}: truncated: tensor {name!r} ends at byte {entry.end} of {data_bytes}")
         if entry.begin != position:
-            problem = "overlaps the one before it" if entry.begin < position else "comes after a gap"
+            problem = "overlaps the one before it"
+            if entry.begin >= position:
+                problem = "comes after a gap"
             raise InputError(f"{path}: tensor {name!r} {problem}")
         position = entry.end
     if position != data_bytes:

@@ -1,4 +1,4 @@
-"""Checkpoints of any format, as Hugging Face spells them: names and arrays that are read when asked for."""
+"""Opens checkpoints of any format, and presents them as Hugging Face's: a config, and named tensors read on request."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 from reprlib import repr as shown  # short, however long or deep
 from typing import Any
 
+from conversion.consolidated import to_hf
 from conversion.files import Tensor, first, plain_name, read_json, require_file
 from conversion.gguf import VOCABULARY, present_gguf
 from conversion.hub import download, download_weights
-from conversion.layouts import present
-from conversion.params import read_params
+from conversion.params_json import read_params
 from conversion.pickled import read_pickle
 from conversion.quantized import Quantization, unquantized
 from conversion.safetensor_files import read_safetensors
@@ -50,11 +50,14 @@ READERS: tuple[tuple[str, str, Reader], ...] = (
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint as Hugging Face spells it, whatever files it came in.
+    """A checkpoint in Hugging Face's terms, whatever its files.
 
-    `config` is config.json, or for other layouts than Hugging Face's what it would have been; `auxiliary` are the files
-    of the tokenizer and of generation, to be carried along as they came, and the vocabulary of a GGUF file without its
-    weights. The weights are opened, and a hub's are downloaded, when they are first asked for.
+    Attributes:
+      path: directory or file.
+      config: config.json; for other layouts, the equivalent one.
+      auxiliary: files of the tokenizer and of generation, to be copied, and the vocabulary of a GGUF file.
+
+    The weights are opened, and downloaded from a hub, when they are first requested.
     """
 
     path: Path
@@ -64,15 +67,15 @@ class Source:
 
     @property
     def layout(self) -> str:
-        """One of "safetensors", "pytorch", "mistral", "meta", "gguf", or by what they are quantised: "mxfp4", "fp8"."""
+        """One of "safetensors", "pytorch", "mistral", "meta", "gguf", or the quantization: "mxfp4", "fp8"."""
         return self._weights[0]
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """The tensors by Hugging Face's names; the data are read by each one's `read()`.
+        """The tensors by Hugging Face's names; their `read()` reads the data.
 
         Raises:
-            InputError: there are none, or not a whole, consistent set; one line that names the culprit.
+          InputError: there are none, or they are incomplete or inconsistent; one line that names the culprit.
         """
         return self._weights[1]
 
@@ -82,16 +85,19 @@ class Source:
 
 
 def open_source(path_or_repo: str | Path, revision: str | None = None) -> Source:
-    """Opens a directory, a GGUF file, or a repository of the hub by its name, `owner/name`.
+    """Opens a directory, a GGUF file, or a hub repository (`owner/name`).
 
-    Recognised are Hugging Face's layout (config.json with model.safetensors or pytorch_model.bin, in one file or in
-    shards with an index), Mistral's and Meta's own (params.json with consolidated.safetensors or the model-parallel
-    shards consolidated.NN.pth), in this order and with safetensors before pickles, and in a directory without any of
-    these a GGUF file (or the shards of one). Of Hugging Face's layout only the config is read here; the others' tell
-    part of it by their tensors, so that all names, shapes and dtypes are read and checked.
+    Recognized are Hugging Face's layout (config.json with model.safetensors or pytorch_model.bin, in one file or in
+    shards with an
+    index), then those of Mistral and Meta (params.json with consolidated.safetensors or the model-parallel shards
+    consolidated.NN.pth), safetensors before pickles, and in a directory without any of these a GGUF file or its
+    shards. For Hugging
+    Face's layout only the config is read here. The other layouts state part of it by their tensors, so names, shapes
+    and
+    dtypes are read and checked.
 
     Raises:
-        InputError: it is no such checkpoint, or not a whole one; one line that names the culprit.
+      InputError: it is not a complete checkpoint; one line that names the culprit.
     """
     path = locate(path_or_repo, revision)
     if path != Path(os.path.expanduser(path_or_repo)):
@@ -109,7 +115,7 @@ def open_source(path_or_repo: str | Path, revision: str | None = None) -> Source
         return Source(path, config, auxiliary, lambda: _open_weights(fetch(), quantization))
     if _has(path, "params.json"):
         params = read_params(path / "params.json")
-        config, tensors = present(params, _read_own(path))
+        config, tensors = to_hf(params, _read_own(path))
         return Source(path, config, auxiliary, lambda: (params.layout, tensors))
     if (file := only_gguf(path)) is not None:
         return _open_gguf(path, file, auxiliary)
@@ -117,7 +123,7 @@ def open_source(path_or_repo: str | Path, revision: str | None = None) -> Source
 
 
 def _is_described(path: Path) -> bool:
-    """Whether the directory is in Hugging Face's layout, as far as can be seen without the weights of a hub."""
+    """Whether the directory is in Hugging Face's layout, as far as that is visible without the weights."""
     if any(_has(path, name) for _, stem, _ in READERS for name in (stem, stem + INDEX)):
         return True
     others = _has(path, "params.json") or set(path.glob("*.gguf")) - {path / VOCABULARY}
@@ -128,7 +134,9 @@ def _open_weights(path: Path, quantization: Quantization | None) -> Weights:
     for layout, stem, read in READERS:
         if _has(path, stem) or _has(path, stem + INDEX):
             tensors = _read_weights(path, stem, read)
-            return (layout, tensors) if quantization is None else (quantization.name, quantization.present(tensors))
+            if quantization is None:
+                return (layout, tensors)
+            return (quantization.name, quantization.present(tensors))
     raise _unrecognised(path)
 
 
@@ -144,13 +152,15 @@ def _open_gguf(path: Path, file: Path, auxiliary: tuple[File, ...] = ()) -> Sour
 
 
 def locate(path_or_repo: str | Path, revision: str | None = None, *, weights: bool = False) -> Path:
-    """The directory or GGUF file of a checkpoint: the path given, or where the hub's files of that name lie.
+    """Returns the directory or GGUF file of a checkpoint: the given path, or the local copy of a hub repository.
 
-    Of a hub's only those that describe the checkpoint are downloaded, or with `weights` those that hold them.
+    Of a hub repository only the files that describe the checkpoint are downloaded, or with `weights` the weights.
 
-    Raises InputError if there is none.
+    Raises:
+      InputError: there is no such checkpoint.
     """
-    name, path = str(path_or_repo), Path(os.path.expanduser(path_or_repo))
+    name = str(path_or_repo)
+    path = Path(os.path.expanduser(path_or_repo))
     if os.path.isdir(path):
         if revision is not None:
             raise InputError(f"{path}: a directory has no revision {revision!r}")
@@ -163,7 +173,9 @@ def locate(path_or_repo: str | Path, revision: str | None = None, *, weights: bo
         raise InputError(f"{path}: not a directory or GGUF file; give the directory that holds the checkpoint")
     if not REPOSITORY.fullmatch(name):
         raise InputError(f"{name!r}: this path does not exist, nor is it the name of a hub repository, owner/name")
-    return download_weights(name, revision) if weights else download(name, revision, DESCRIPTIONS + AUXILIARY)
+    if weights:
+        return download_weights(name, revision)
+    return download(name, revision, DESCRIPTIONS + AUXILIARY)
 
 
 def _has(path: Path, name: str) -> bool:
@@ -171,7 +183,7 @@ def _has(path: Path, name: str) -> bool:
 
 
 def _read_own(path: Path) -> list[dict[str, Tensor]]:
-    """The model-parallel shards of Mistral's and Meta's own layouts."""
+    """Reads the model-parallel shards of Mistral's and Meta's layouts."""
     stem = "consolidated.safetensors"
     if _has(path, stem) or _has(path, stem + INDEX):
         return [_read_weights(path, stem, read_safetensors)]
@@ -181,11 +193,13 @@ def _read_own(path: Path) -> list[dict[str, Tensor]]:
 
 
 def _read_weights(path: Path, stem: str, read: Reader) -> dict[str, Tensor]:
-    return read(path / stem) if _has(path, stem) else _read_shards(path / (stem + INDEX), read)
+    if _has(path, stem):
+        return read(path / stem)
+    return _read_shards(path / (stem + INDEX), read)
 
 
 def _read_shards(index: Path, read: Reader) -> dict[str, Tensor]:
-    """The tensors that an index lists, each from the file it names, which must agree with it."""
+    """Reads the tensors that an index lists, each from the file that it names, which must agree."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index}: has no 'weight_map' of tensors to files")
@@ -208,5 +222,8 @@ def _check_shard(index: Path, shard: str, weight_map: dict[str, str], held: Mapp
         raise InputError(f"{index.parent / shard}: tensor {first(missing)} is missing, {index.name} says it is here")
     if extra := held.keys() - listed:
         where = weight_map.get(min(extra))
-        problem = f"{index.name} does not list it" if where is None else f"also in {where}"
+        if where is None:
+            problem = f"{index.name} does not list it"
+        else:
+            problem = f"also in {where}"
         raise InputError(f"{index.parent / shard}: tensor {first(extra)}: {problem}")

@@ -1,4 +1,4 @@
-"""The proof: our logits and greedy tokens beside PyTorch's, for a given checkpoint."""
+"""Verifies a checkpoint: compares our logits and greedy tokens with PyTorch's."""
 
 import tempfile
 from collections.abc import Sequence
@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from conversion.binding import bind
+from conversion.claim import with_prefix
 from conversion.convert import Translation, translate, write
 from conversion.export import export
 from conversion.files import same_bytes
 from conversion.reference import Reference
 from conversion.source import Source, open_source
-from conversion.table import bind, with_prefix
-from jaxllm import checkpoint, config
-from jaxllm.cache import Span
+from jaxllm import checkpoint
+from jaxllm.config import DecoderConfig
 from jaxllm.generation.tokens import generate_tokens
-from jaxllm.models.decoder import Decoder, abstract
+from jaxllm.models.abstract import abstract
+from jaxllm.models.decoder import Decoder
 from jaxllm.sharding import make_mesh
 
 # max |difference| relative to max |logit|; Transformers itself rounds rotary tables and norms through float32
@@ -27,8 +29,8 @@ NEW_TOKENS = 64
 
 
 @dataclass(frozen=True)
-class Row:
-    """One comparison: the largest difference relative to the largest value, and how much is allowed."""
+class ComparisonRow:
+    """One comparison: the largest difference relative to the largest value, and its bound."""
 
     name: str
     difference: float
@@ -36,29 +38,28 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What `verify` found.
+class VerifyReport:
+    """The result of `verify`.
 
-    `greedy` counts the tokens that agree, of `greedy_total`; `round_trip` tells whether an export has the tensors of
-    the source, bit for bit.
+    `greedy` of `greedy_total` tokens agree. `round_trip` says whether an export has the source's tensors, bit for bit.
     """
 
     source: str
     model_type: str
-    logits: list[Row]
+    logits: list[ComparisonRow]
     greedy: int
     greedy_total: int
     round_trip: bool
-    layers: list[Row] = field(default_factory=list)
+    layers: list[ComparisonRow] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether all logits are within bounds, all greedy tokens agree and the export is the source."""
+        """Whether all logits are within bounds, all greedy tokens agree, and the export equals the source."""
         within = all(row.difference <= row.bound for row in self.logits if row.bound is not None)
         return within and self.greedy == self.greedy_total and self.round_trip
 
     def print(self) -> None:
-        """A table on stdout."""
+        """Prints a table on stdout."""
         from rich.console import Console
         from rich.table import Table
 
@@ -71,44 +72,53 @@ class Report:
         Console().print(table)
 
 
-def verify(source: str | Path, revision: str | None = None, *, layers: bool = False) -> Report:
-    """Converts a checkpoint and compares it with the same in PyTorch, in float64 and float32.
+def verify(source: str | Path, revision: str | None = None, *, layers: bool = False) -> VerifyReport:
+    """Converts a checkpoint and compares it with PyTorch in float64 and float32.
 
-    Logits of a batch of random tokens, and greedy tokens of a ragged batch; with `layers` also the residual stream
-    after each layer but the last. Both sides run on the CPU: elsewhere float32 products may be rounded on their way.
-    The converted checkpoint is also exported again, and compared with the source.
+    Compares the logits of a batch of random tokens, and the greedy tokens of a ragged batch. With `layers` also the
+    residual stream
+    before and after each layer but the last. Both sides run on the CPU: other devices may round float32 products.
+    The converted
+    checkpoint is exported, and compared with the source.
 
     Raises:
-        InputError: the source cannot be converted, or PyTorch is not installed.
+      InputError: the source cannot be converted, or PyTorch is not installed.
     """
-    opened, cpu = open_source(source, revision), make_mesh(devices=jax.devices("cpu")[:1])
+    opened = open_source(source, revision)
+    cpu = make_mesh(devices=jax.devices("cpu")[:1])
     translation = translate(opened)
     with tempfile.TemporaryDirectory() as work:
         native = write(translation, Path(work) / "native")
-        same = _same_again(translation, export(native, Path(work) / "exported"))
-        rows, depth, tokens = [], [], _tokens(checkpoint.read_config(native))
+        same = _round_trip_is_identical(translation, export(native, Path(work) / "exported"))
+        rows = []
+        depth = []
+        tokens = _tokens(checkpoint.read_config(native))
         for dtype, bound in BOUNDS.items():
             with jax.enable_x64(dtype == "float64"):
-                model, reference = checkpoint.restore(native, cpu, dtype), Reference(opened, dtype)
+                model = checkpoint.restore(native, cpu, dtype)
+                reference = Reference(opened, dtype)
                 logits, states = reference.states(tokens)
-                rows.append(Row(f"logits, {dtype}", _difference(_logits(model, tokens), logits), bound))
+                rows.append(ComparisonRow(f"logits, {dtype}", _difference(_logits(model, tokens), logits), bound))
                 if layers:
                     depth += _compare_layers(model, tokens, states, dtype)
         agree, total = _compare_greedy(checkpoint.restore(native, cpu, "float32"), opened, tokens)
-    return Report(str(source), opened.config["model_type"], rows, agree, total, same, depth)
+    return VerifyReport(str(source), opened.config["model_type"], rows, agree, total, same, depth)
 
 
-def _same_again(translation: Translation, exported: Path) -> bool:
-    """Whether an export has every tensor that the source gives the model, and each bit for bit."""
-    source, part, table = translation
-    wanted = {name for binding in bind(table.rows, abstract(part)) for name in binding.theirs}
-    theirs, written = with_prefix(table, source.tensors), open_source(exported).tensors
+def _round_trip_is_identical(translation: Translation, exported: Path) -> bool:
+    """Whether an export has every tensor that the model uses, bit for bit."""
+    source, config, table = translation
+    wanted = {name for binding in bind(table.rows, abstract(config)) for name in binding.sources}
+    theirs = with_prefix(table, source.tensors)
+    written = open_source(exported).tensors
     return written.keys() == wanted and all(same_bytes(tensor, theirs[name]) for name, tensor in written.items())
 
 
-def _tokens(part: config.Decoder) -> np.ndarray:
-    """Random tokens [3 T], the same for the same model."""
-    return np.random.default_rng(0).integers(0, part.vocab_size, (3, min(48, (part.context + 1) // 2)), np.int32)
+def _tokens(config: DecoderConfig) -> np.ndarray:
+    """Returns random tokens [3 T], the same for the same model."""
+    return np.random.default_rng(0).integers(
+        0, config.vocab_size, (3, min(48, (config.max_position_embeddings + 1) // 2)), np.int32
+    )
 
 
 def _logits(model: Decoder, tokens: np.ndarray) -> np.ndarray:
@@ -119,24 +129,25 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def _compare_layers(model: Decoder, tokens: np.ndarray, states: Sequence[np.ndarray], dtype: str) -> list[Row]:
-    """The residual stream after the embedding and after each layer but the last, whose norm Transformers includes."""
-    whole = jnp.full(len(tokens), tokens.shape[1], jnp.int32)
-    span = Span(None, whole, whole)
-    x, rows = model.embed(jnp.asarray(tokens), span), []
-    for index, theirs in enumerate(states):
-        name = "embedding" if index == 0 else f"layer {index - 1}"
-        rows.append(Row(f"{name}, {dtype}", _difference(np.asarray(x), theirs)))
-        x, _ = model.layers[index](x, span)
-    return rows
+def _compare_layers(
+    model: Decoder, tokens: np.ndarray, states: Sequence[np.ndarray], dtype: str
+) -> list[ComparisonRow]:
+    """Compares the residual stream before and after each layer but the last, whose output Transformers normalizes."""
+    names = ["embedding", *(f"layer {index}" for index in range(len(states) - 1))]
+    ours = model.hidden_states(jnp.asarray(tokens))[: len(states)]
+    return [
+        ComparisonRow(f"{name}, {dtype}", _difference(np.asarray(x), theirs))
+        for name, x, theirs in zip(names, ours, states, strict=True)
+    ]
 
 
 def _compare_greedy(model: Decoder, source: Source, tokens: np.ndarray) -> tuple[int, int]:
-    """How many tokens of a ragged batch agree with each row's alone, and of how many.
+    """Returns how many greedy tokens of a ragged batch agree with each row's alone, and their number.
 
-    In a new model each: Transformers' dynamic rotary positions follow the longest row that a model has seen.
+    Each row gets a new reference: Transformers' dynamic rotary positions depend on the longest row that a model has
+    processed.
     """
-    room = min(NEW_TOKENS, model.config.context - tokens.shape[1])
+    room = min(NEW_TOKENS, model.config.max_position_embeddings - tokens.shape[1])
     prompts = [row[: max(1, tokens.shape[1] // (index + 1))].tolist() for index, row in enumerate(tokens)]
     ours = generate_tokens(model, prompts, max_new_tokens=room, eos_token_id=[])
     theirs = [Reference(source, "float32").greedy(prompt, room) for prompt in prompts]

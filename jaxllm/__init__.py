@@ -11,15 +11,15 @@ from jaxllm.version import __version__ as __version__
 if TYPE_CHECKING:
     from jaxllm.errors import InputError
     from jaxllm.generation.prompt_cache import PromptCache
-    from jaxllm.generation.text import Piece, generate, stream_generate
+    from jaxllm.generation.text import GenerationResponse, generate, stream_generate
     from jaxllm.generation.tokens import generate_tokens
     from jaxllm.pretrained import load
     from jaxllm.sharding import make_mesh
     from jaxllm.text import load_tokenizer
 
 __all__ = [
+    "GenerationResponse",
     "InputError",
-    "Piece",
     "PromptCache",
     "generate",
     "generate_tokens",
@@ -32,7 +32,7 @@ __all__ = [
 _MODULES = {
     "jaxllm.errors": ("InputError",),
     "jaxllm.generation.prompt_cache": ("PromptCache",),
-    "jaxllm.generation.text": ("Piece", "generate", "stream_generate"),
+    "jaxllm.generation.text": ("GenerationResponse", "generate", "stream_generate"),
     "jaxllm.generation.tokens": ("generate_tokens",),
     "jaxllm.pretrained": ("load",),
     "jaxllm.sharding": ("make_mesh",),

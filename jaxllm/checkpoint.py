@@ -1,11 +1,11 @@
 """The native checkpoint: one directory of Orbax arrays, our config, the tokenizer's files and a manifest.
 
-    NAME/config.json     what the model is made of (`jaxllm.config`)
-    NAME/manifest.json   format version, source, dtype, a checksum per tensor and per other file
+    NAME/config.json     the config of the model (`jaxllm.config`)
+    NAME/manifest.json   format version, source, dtype, a checksum for each tensor and each other file
     NAME/arrays/         Orbax (OCDBT) arrays under the model's own parameter names, unstacked
-    NAME/...             tokenizer files, as they came
+    NAME/...             the original tokenizer files
 
-It is written beside its target and renamed into place, so what exists is whole.
+It is written next to its target and then renamed, so a checkpoint that exists is complete.
 """
 
 import json
@@ -19,30 +19,40 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from jaxllm import config
-from jaxllm.arrays import Array, Wanted, checksum, read_array, read_arrays, read_blocks, stored_arrays, write_arrays
+from jaxllm.arrays import (
+    ArraySource,
+    RestoreSpec,
+    checksum,
+    read_array,
+    read_arrays,
+    read_blocks,
+    stored_arrays,
+    write_arrays,
+)
+from jaxllm.atomic_write import atomic_directory
+from jaxllm.config import ModelConfig, from_json, to_json
 from jaxllm.errors import InputError
-from jaxllm.models.decoder import Decoder, abstract
+from jaxllm.models.abstract import abstract
+from jaxllm.models.decoder import Decoder
 from jaxllm.nn.parameter import named_parameters, replace_parameters
 from jaxllm.progress import byte_progress
 from jaxllm.sharding import MESH_AXES, make_mesh
-from jaxllm.workspace import written_beside
 
-FORMAT = 1
+FORMAT = 2
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _ARRAYS = "arrays"
 
 
 class File(Protocol):
-    """A small file that comes along: a path, or anything with a name and content."""
+    """A small file to copy: a path, or any object with a name and content."""
 
     @property
     def name(self) -> str:
-        """Without a directory."""
+        """Name without a directory."""
         ...
 
     def read_bytes(self) -> bytes:
-        """All that it holds."""
+        """Returns the content."""
         ...
 
 
@@ -52,66 +62,71 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def save(
-    target: Path, part: config.Decoder, arrays: Iterable[Array], manifest: Mapping[str, Any], files: Iterable[File] = ()
+    target: Path,
+    config: ModelConfig,
+    arrays: Iterable[ArraySource],
+    manifest: Mapping[str, Any],
+    files: Iterable[File] = (),
 ) -> Path:
     """Writes a checkpoint of the given arrays, which are read a few rows at a time.
 
     Raises:
-        InputError: the target exists, or cannot be written.
+      InputError: the target exists, or cannot be written.
     """
-    with written_beside(target) as work:
+    with atomic_directory(target) as work:
         checksums = write_arrays(work / _ARRAYS, list(arrays))
         for file in files:
             (work / file.name).write_bytes(file.read_bytes())
-        _write_json(work / "config.json", config.to_json(part))
+        _write_json(work / "config.json", to_json(config))
         described = {"format": FORMAT, **manifest, "checksums": checksums, "files": _small_files(work)}
         _write_json(work / "manifest.json", described)
     return target
 
 
 def _small_files(work: Path) -> dict[str, str | None]:
-    """A checksum for each file but those of data, which the tensors' stand for."""
+    """Returns a checksum for each file except those of array data, which the tensors' checksums cover."""
     files = sorted(file for file in work.rglob("*") if file.is_file() and file.parent.name != "d")
     return {file.relative_to(work).as_posix(): _file_checksum(file) for file in files}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint.
+    """Returns the manifest of a checkpoint.
 
     Raises:
-        InputError: no checkpoint, an unreadable one, or one of another format version.
+      InputError: there is no checkpoint, it cannot be read, or it has another format version.
     """
     if not is_checkpoint(path):
         raise InputError(f"{path}: not a jaxllm checkpoint (no manifest.json beside {_ARRAYS}/)")
     manifest = _read_json(path / "manifest.json")
     if manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: checkpoint format {manifest.get('format')}, but this jaxllm reads {FORMAT}")
-    manifest.setdefault("files", {})  # not in the first ones
+        raise InputError(
+            f"{path}: checkpoint format {manifest.get('format')}, expected {FORMAT}; convert the source again"
+        )
     for key, kind in (("dtype", str), ("checksums", dict), ("files", dict)):
         if not isinstance(manifest.get(key), kind):
             raise InputError(f"{path}: manifest.json has no {key}, or one of another kind")
     return manifest
 
 
-def read_config(path: Path) -> config.Decoder:
-    """What the model of a checkpoint is made of.
+def read_config(path: Path) -> Any:
+    """Returns the `ModelConfig` of a checkpoint.
 
     Raises:
-        InputError: the config is unreadable, or is not a model's.
+      InputError: the config cannot be read, or is not that of a model.
     """
-    part = config.from_json(_read_json(path / "config.json"))
-    if not isinstance(part, config.Decoder):
+    part = from_json(_read_json(path / "config.json"))
+    if not isinstance(part, ModelConfig):
         raise InputError(f"{path / 'config.json'}: not the config of a model")
     return part
 
 
 def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None, offload: bool = False) -> Decoder:
-    """The model, each parameter read straight into its shards (on one device without a mesh).
+    """Restores the model, each parameter directly into its shards; on one device if there is no mesh.
 
-    With `offload` the layers stay in the hosts' memory, from where devices fetch each as it is needed.
+    With `offload` the layers stay in host memory, and each is prefetched before it is used.
 
     Raises:
-        InputError: what is at `path` is not a whole checkpoint, or does not divide over the mesh.
+      InputError: `path` is not a complete checkpoint, or the model cannot be split over the mesh.
     """
     manifest = read_manifest(path)
     if mesh is None:
@@ -119,10 +134,13 @@ def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None, offload: bo
     if not (isinstance(mesh, Mesh) and set(mesh.axis_types) == {AxisType.Auto} and mesh.axis_names == MESH_AXES):
         raise InputError(f"mesh={mesh!r}: must be one of jaxllm.make_mesh")
     dtype = _computable(float_dtype(dtype or manifest["dtype"]))
-    model, wanted, names = abstract(read_config(path), dtype, mesh, offload), {}, set()
+    model = abstract(read_config(path), dtype, mesh, offload)
+    wanted = {}
+    names = set()
     for name, parameter in named_parameters(model):
-        shape, parts = parameter.get_raw_value(), model.stage_names(name)
-        wanted[name] = Wanted(shape.shape, shape.dtype, shape.sharding, parts)
+        shape = parameter.get_raw_value()
+        parts = model.stage_names(name)
+        wanted[name] = RestoreSpec(shape.shape, shape.dtype, shape.sharding, parts)
         names.update({name} if parts is None else filter(None, parts))
     if differing := names ^ manifest["checksums"].keys():
         raise InputError(f"{path}: tensor {min(differing)}: only one of config.json and manifest.json has it")
@@ -130,15 +148,18 @@ def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None, offload: bo
 
 
 def damaged(path: Path) -> list[str]:
-    """The names of the tensors and files of a checkpoint that are not what was written, by their checksums.
+    """Returns the names of the tensors and files of a checkpoint that do not match their checksums.
 
-    Of the arrays' files what counts is what the tensors are read from; if nothing can be, the reason is in the list.
+    Files of array data are checked through the tensors that are read from them. If the arrays cannot be opened, the
+    reason
+    is in the list.
 
     Raises:
-        InputError: what is at `path` is not a checkpoint.
+      InputError: `path` is not a checkpoint.
     """
     manifest = read_manifest(path)
-    checksums, files = manifest["checksums"], manifest["files"]
+    checksums = manifest["checksums"]
+    files = manifest["files"]
     found = [name for name in files if _file_checksum(path / name) != files[name]]
     try:
         arrays = stored(path)
@@ -172,28 +193,28 @@ def _file_checksum(path: Path) -> str | None:
 
 
 def stored(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shape of every array of a checkpoint, and the dtype that it is stored in.
+    """Returns the shape and stored dtype of every array of a checkpoint.
 
     Raises:
-        InputError: they cannot be read.
+      InputError: they cannot be read.
     """
     return stored_arrays(path / _ARRAYS)
 
 
 def read_stored(path: Path, name: str) -> np.ndarray:
-    """One array of a checkpoint, in the dtype that it is stored in.
+    """Returns one array of a checkpoint in its stored dtype.
 
     Raises:
-        InputError: it cannot be read.
+      InputError: it cannot be read.
     """
     return read_array(path / _ARRAYS, name)
 
 
 def float_dtype(name: Any) -> np.dtype:
-    """The floating-point dtype of that name, to be stored or computed in.
+    """Returns the floating-point dtype of that name.
 
     Raises:
-        InputError: none of `DTYPES`.
+      InputError: it is not one of `DTYPES`.
     """
     try:
         dtype = jnp.dtype(name)

@@ -1,4 +1,4 @@
-"""Checks of single values, told as `InputError`s that name the value."""
+"""Checks of single values, which raise an `InputError` that names the value."""
 
 import math
 import operator
@@ -8,11 +8,11 @@ from typing import Any
 from jaxllm.errors import InputError
 
 
-def whole_number(name: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
-    """An integer of any library's kind, within bounds.
+def whole_number(name: str, value: Any, min_value: int, max_value: int = 2**31 - 1) -> int:
+    """Returns an integer of any library's type, within bounds.
 
     Raises:
-        InputError: it is no whole number, or out of bounds.
+      InputError: the value is not an integer, or out of bounds.
     """
     try:
         if isinstance(value, bool):
@@ -20,21 +20,24 @@ def whole_number(name: str, value: Any, least: int, most: int = 2**31 - 1) -> in
         number = operator.index(value)
     except TypeError:
         raise InputError(f"{name}={value!r}: must be a whole number") from None
-    if not least <= number <= most:
-        raise InputError(f"{name}={number}: must be from {least} to {most}")
+    if not min_value <= number <= max_value:
+        raise InputError(f"{name}={number}: must be from {min_value} to {max_value}")
     return number
 
 
-def real_number(name: str, value: Any, least: float, most: float = math.inf) -> float:
-    """A finite number of any library's kind, within bounds.
+def real_number(name: str, value: Any, min_value: float, max_value: float = math.inf) -> float:
+    """Returns a finite number of any library's type, within bounds.
 
     Raises:
-        InputError: it is no number, or out of bounds.
+      InputError: the value is not a number, or out of bounds.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise InputError(f"{name}={value!r}: must be a number")
     number = float(value)
-    if not least <= number <= most or math.isinf(number):
-        bounds = f"at least {least}" if math.isinf(most) else f"from {least} to {most}"
+    if not min_value <= number <= max_value or math.isinf(number):
+        if math.isinf(max_value):
+            bounds = f"at least {min_value}"
+        else:
+            bounds = f"from {min_value} to {max_value}"
         raise InputError(f"{name}={number}: must be {bounds}")
     return number

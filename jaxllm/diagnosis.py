@@ -1,4 +1,4 @@
-"""What `jaxllm doctor` says: versions, devices, caches and choices of this installation, and kernels' comparison."""
+"""The contents of `jaxllm doctor`: versions, devices, caches, selected kernels, and the comparison of kernels."""
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
@@ -11,32 +11,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxllm.kernels.attention import KERNELS, XLA, Kernel, choose
+from jaxllm.kernels.attention import KERNELS, XLA, Kernel, select_kernel
+from jaxllm.kernels.call import AttentionCall, Device
 from jaxllm.kernels.cases import CASES, Case
-from jaxllm.kernels.comparison import Compared, accepted, compared
-from jaxllm.kernels.inputs import Scores
-from jaxllm.kernels.request import Device, Request
-from jaxllm.kernels.target import here, remember, target
-from jaxllm.kernels.trial import TrialError, trial
-from jaxllm.storage import cache_dir
+from jaxllm.kernels.comparison import Comparison, compare_cases, supported_cases
+from jaxllm.kernels.isolation import SubprocessError, run_in_subprocess
+from jaxllm.kernels.spec import AttentionSpec
+from jaxllm.kernels.target import save_validated, target, target_of
+from jaxllm.paths import cache_dir
 from jaxllm.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "safetensors", "tokenizers", "torch", "transformers")
-LIMIT = 120.0  # seconds that one comparison may take, starting the device and compiling included
+LIMIT = 120.0  # seconds for one comparison, including start-up and compilation
 
-_PROMPT = Request(1, 2048, 2048, 32, 8, 128, 128, jnp.dtype(jnp.bfloat16), Scores(1.0), offsets=False)
-_STEP = replace(_PROMPT, queries=1, keys=8192, offsets=True)
-_GEMMA = {"heads": 16, "head_dim": 256, "value_dim": 256, "scores": Scores(1.0, softcap=50.0)}
-_WINDOW = {"scores": Scores(1.0, window=4096)}
+_PROMPT = AttentionCall(1, 2048, 2048, 32, 8, 128, 128, jnp.dtype(jnp.bfloat16), AttentionSpec(1.0), has_offsets=False)
+_STEP = replace(_PROMPT, queries=1, keys=8192, has_offsets=True)
+_GEMMA = {"heads": 16, "head_dim": 256, "value_dim": 256, "spec": AttentionSpec(1.0, softcap=50.0)}
+_WINDOW = {"spec": AttentionSpec(1.0, window=4096)}
 _LATENT = {"heads": 128, "kv_heads": 128, "head_dim": 192}
-_ABSORBED = {"heads": 128, "kv_heads": 1, "head_dim": 576, "value_dim": 512, "scores": Scores(1.0, value_dim=512)}
+_ABSORBED = {
+    "heads": 128,
+    "kv_heads": 1,
+    "head_dim": 576,
+    "value_dim": 512,
+    "spec": AttentionSpec(1.0, value_dim=512),
+}
 CALLS = {
     "Llama 3 8B, a prompt": _PROMPT,
-    "Llama 3 8B, the rest of a prompt": replace(_PROMPT, keys=8192, offsets=True),
+    "Llama 3 8B, the rest of a prompt": replace(_PROMPT, keys=8192, has_offsets=True),
     "Llama 3 8B, decoding": _STEP,
     "Mistral 7B, a prompt": replace(_PROMPT, **_WINDOW),
-    "Mistral 7B, the rest of a prompt": replace(_PROMPT, keys=4096 + 2048, offsets=True, **_WINDOW),
-    "Mistral 7B, decoding": replace(_STEP, keys=4096, offsets=False, lengths=True, scores=Scores(1.0, causal=False)),
+    "Mistral 7B, the rest of a prompt": replace(_PROMPT, keys=4096 + 2048, has_offsets=True, **_WINDOW),
+    "Mistral 7B, decoding": replace(
+        _STEP, keys=4096, has_offsets=False, has_lengths=True, spec=AttentionSpec(1.0, causal=False)
+    ),
     "Gemma 2 9B, a prompt": replace(_PROMPT, **_GEMMA),
     "Gemma 2 9B, decoding": replace(_STEP, **_GEMMA),
     "DeepSeek V3, a prompt": replace(_PROMPT, **_LATENT),
@@ -45,9 +53,9 @@ CALLS = {
 
 
 def diagnose() -> dict[str, dict[str, Any]]:
-    """Sections of named facts, all of them plain JSON values."""
+    """Returns sections of named facts as JSON values."""
     aimed = target()
-    attention = {call: choose(request, aimed.device, aimed.proven) for call, request in CALLS.items()}
+    attention = {call: select_kernel(request, aimed.device, aimed.validated) for call, request in CALLS.items()}
     return {
         "versions": {
             "jaxllm": __version__,
@@ -57,51 +65,56 @@ def diagnose() -> dict[str, dict[str, Any]]:
         "devices": {str(device): _device(device) for device in jax.devices()},
         "settings": {"backend": jax.default_backend(), "default float": str(jnp.result_type(float))},
         "caches": {name: _size(cache_dir() / name) for name in ("checkpoints", "compiled")},
-        "proven kernels": {aimed.device.kind: ", ".join(sorted(aimed.proven)) or "none"},
+        "validated kernels": {aimed.device.kind: ", ".join(sorted(aimed.validated)) or "none"},
         "attention": {call: f"{name}: {reason}" for call, (name, reason) in attention.items()},
     }
 
 
-def prove(
+def validate_kernels(
     cases: Iterable[Case] = CASES,
     limit: float = LIMIT,
     quiet: bool = True,
     told: Callable[[str, int, int], None] = lambda kernel, done, of: None,
 ) -> dict[str, Any]:
-    """Compares every kernel for the device that is here with the reference, and remembers those that equal it.
+    """Compares every kernel for the present device with the reference, and saves which ones equal it.
 
-    Each runs in a process of its own, and is given up where one comparison takes more than `limit` seconds; `told` is
-    called with the kernel's name and how many of how many comparisons are done. Where no kernel is written for the
-    device the one that XLA makes is compared, and nothing remembered. Returns plain JSON values.
+    Each kernel runs in a process of its own, which is killed if one comparison takes more than `limit` seconds.
+    `told` is
+    called with the kernel's name, the number of finished comparisons, and their total. If no kernel is written for the
+    device, XLA's is compared and nothing is saved. Returns JSON values.
 
     Raises:
-        TrialError: no device can be used at all.
-        InputError: what is proven could not be written down.
+      SubprocessError: no device can be used.
+      InputError: the result cannot be saved.
     """
-    device = next(trial(_device_here, limit=limit, quiet=quiet))
+    device = next(run_in_subprocess(_device_here, limit=limit, quiet=quiet))
     own = {name: kernel for name, kernel in KERNELS.items() if kernel.platform == device.platform}
     if own:
-        remember(device, here(device).proven)  # before the work: it may be that nothing can be written there
+        save_validated(device, target_of(device).validated)  # fails before the work if nothing can be written there
     found = {}
-    for name, kernel in (own or {"blockwise": Kernel(device.platform, XLA["blockwise"], _never)}).items():
-        pairs, rows, ended = accepted(kernel, device, cases), list[Compared](), None
+    for name, kernel in (own or {"blockwise": Kernel(device.platform, XLA["blockwise"], _do_nothing)}).items():
+        pairs = supported_cases(kernel, device, cases)
+        rows = list[Comparison]()
+        ended = None
         told(name, 0, len(pairs))
         try:
-            for row in trial(compared, kernel, pairs, limit=limit, quiet=quiet) if pairs else ():
+            for row in run_in_subprocess(compare_cases, kernel, pairs, limit=limit, quiet=quiet) if pairs else ():
                 rows.append(row)
                 told(name, len(rows), len(pairs))
-        except TrialError as error:
+        except SubprocessError as error:
             case, dtype = pairs[len(rows)]
             ended = f"{case.name}, {dtype}: {error}"
         found[name] = _summary(rows, len(pairs), ended)
-    proven = frozenset(name for name in own if found[name]["passed"])
-    file = str(remember(device, proven)) if own else None
-    return {"device": asdict(device), "kernels": found, "proven": sorted(proven), "file": file}
+    validated = frozenset(name for name in own if found[name]["passed"])
+    file = None
+    if own:
+        file = str(save_validated(device, validated))
+    return {"device": asdict(device), "kernels": found, "validated": sorted(validated), "file": file}
 
 
-def _summary(rows: list[Compared], accepted: int, ended: str | None) -> dict[str, Any]:
-    """Of one kernel: whether it equals the reference wherever it accepts, and the worst case in each dtype."""
-    worst: dict[str, Compared] = {}
+def _summary(rows: list[Comparison], accepted: int, ended: str | None) -> dict[str, Any]:
+    """Summarizes one kernel: whether it equals the reference in all supported cases, and each dtype's worst case."""
+    worst: dict[str, Comparison] = {}
     for row in rows:
         if row.dtype not in worst or row.excess > worst[row.dtype].excess:
             worst[row.dtype] = row
@@ -115,14 +128,14 @@ def _summary(rows: list[Compared], accepted: int, ended: str | None) -> dict[str
     }
 
 
-def _plain(row: Compared) -> dict[str, Any]:
-    """A row as JSON has it: null for what is not finite."""
+def _plain(row: Comparison) -> dict[str, Any]:
+    """Returns a comparison as JSON values, with null for numbers that are not finite."""
     fields = row._asdict().items()
     return {name: None if isinstance(x, float) and not isfinite(x) else x for name, x in fields}
 
 
-def _never(request: Request, device: Device) -> None:
-    """The refusal of a kernel that serves everything."""
+def _do_nothing(call: AttentionCall, device: Device) -> None:
+    """The `unsupported_reason` of a kernel that supports everything."""
 
 
 def _device_here() -> Iterator[Device]:

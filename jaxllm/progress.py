@@ -1,14 +1,14 @@
-"""Progress of long work, on stderr and only where somebody is looking."""
+"""Progress bars for long operations, on stderr if it is a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_LITTLE = 1 << 28  # bytes that nobody waits for
+_LITTLE = 1 << 28  # bytes, below which no bar is shown
 
 
 @contextmanager
 def byte_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with bytes done, rate and time left, if they are many; yields the function that advances it by some."""
+    """Shows a bar with bytes, rate and remaining time if `total` is large; yields the function that advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

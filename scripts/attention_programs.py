@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from jaxllm.kernels import flash_gpu, flash_tpu
 from jaxllm.kernels.attention import KERNELS, Run
-from jaxllm.kernels.blocks import Blocks
+from jaxllm.kernels.blocks import BlockSizes
 from jaxllm.kernels.blockwise import blockwise
-from jaxllm.kernels.inputs import Inputs, Scores
-from jaxllm.kernels.request import Device
+from jaxllm.kernels.call import Device
+from jaxllm.kernels.spec import AttentionInputs, AttentionSpec
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,12 @@ class Call:
     @property
     def name(self) -> str:
         """As it is printed."""
-        window = f", window {self.window}" if self.window else ""
-        kind = "decode" if self.queries == 1 else "prefill"
+        window = ""
+        if self.window:
+            window = f", window {self.window}"
+        kind = "decode"
+        if self.queries != 1:
+            kind = "prefill"
         return f"{kind} {self.keys}, batch {self.batch}, heads {self.heads}/{self.kv_heads} x {self.head_dim}{window}"
 
     def work(self, itemsize: int) -> tuple[float, str]:
@@ -70,11 +74,13 @@ def ours(run: Run) -> Implementation:
     """A kernel of this library."""
 
     def program(call: Call) -> Callable[..., jax.Array]:
-        scores = Scores(call.head_dim**-0.5, window=call.window)
+        spec = AttentionSpec(call.head_dim**-0.5, window=call.window)
 
         def mixed(query: jax.Array, key: jax.Array, value: jax.Array, offsets: jax.Array) -> jax.Array:
-            begun = offsets if call.queries == 1 else None
-            return run(Inputs(query, key.swapaxes(1, 2), value.swapaxes(1, 2), begun), scores).out
+            begun = None
+            if call.queries == 1:
+                begun = offsets
+            return run(AttentionInputs(query, key, value, begun), spec).out
 
         return mixed
 
@@ -85,7 +91,9 @@ def theirs(implementation: Any) -> Implementation:
     """JAX's own function; keys [B S K H]."""
 
     def program(call: Call) -> Callable[..., jax.Array]:
-        window = None if call.window is None else (call.window - 1, 0)
+        window = None
+        if call.window is not None:
+            window = (call.window - 1, 0)
 
         def mixed(query: jax.Array, key: jax.Array, value: jax.Array, offsets: jax.Array) -> jax.Array:
             options: dict[str, Any] = {"is_causal": True, "local_window_size": window}
@@ -130,7 +138,7 @@ class Sweep(NamedTuple):
 _GPU: dict[str, tuple[Any, ...]] = {"keys": (64, 128), "depth": (2, 3, 4), "warpgroups": (1, 2)}
 _TPU: dict[str, tuple[Any, ...]] = {"rows": (256, 512, 1024), "keys": (512, 1024, 2048)}
 SWEEPS = {
-    "blockwise": Sweep(blockwise, "blocks", Blocks, {"queries": (128, 256, 512), "keys": (256, 512, 1024)}),
+    "blockwise": Sweep(blockwise, "blocks", BlockSizes, {"queries": (128, 256, 512), "keys": (256, 512, 1024)}),
     "flash_gpu": Sweep(flash_gpu.flash_gpu, "tiles", flash_gpu.Tiles, _GPU),
-    "flash_tpu": Sweep(flash_tpu.flash_tpu, "blocks", flash_tpu.Blocks, _TPU),
+    "flash_tpu": Sweep(flash_tpu.flash_tpu, "blocks", flash_tpu.TPUBlockSizes, _TPU),
 }

@@ -51,7 +51,8 @@ def bench(
     by_position = query, jnp.copy(key.swapaxes(1, 2)), jnp.copy(value.swapaxes(1, 2)), offsets
     arguments = {True: (query, key, value, offsets), False: by_position}
     right, bound = expected(call, dtype, arguments[True])
-    rows, samplers = list[Row](), dict[str, Callable[[], float]]()
+    rows = list[Row]()
+    samplers = dict[str, Callable[[], float]]()
     for name, (make, stored) in tried.items():
         row: Row = {"call": call.name, "implementation": name, "bound": bound}
         rows.append(row)
@@ -62,7 +63,8 @@ def bench(
                 samplers[name] = sampler(make(call), arguments[stored], least)
         except Exception as raised:  # whatever lowering, compiling or running may raise
             row |= failure(raised)
-    taken, (work, unit) = interleaved(samplers, rounds), call.work(jnp.dtype(dtype).itemsize)
+    taken = interleaved(samplers, rounds)
+    (work, unit) = call.work(jnp.dtype(dtype).itemsize)
     for row in rows:
         if row["status"] == "ok":
             seconds = taken[row["implementation"]]
@@ -118,7 +120,8 @@ def measured_peaks(dtype: str, small: bool, rounds: int, least: float) -> dict[s
 
 def results(arguments: argparse.Namespace, dtype: str, peaks: dict[str, float], sizes: str) -> Iterator[Row]:
     """Rows of all calls that are asked for."""
-    rounds, least = arguments.rounds, LEAST[sizes]
+    rounds = arguments.rounds
+    least = LEAST[sizes]
     tried = SWEEPS[arguments.sweep].implementations() if arguments.sweep else implementations()
     for call in CALLS[sizes]:
         if arguments.only not in call.name:
@@ -168,15 +171,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sweep", choices=SWEEPS, help="instead: one kernel, with every combination of its tiles")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the results too, as JSON")
     arguments = parser.parse_args(argv)
-    whole_number("rounds", arguments.rounds, least=1)
+    whole_number("rounds", arguments.rounds, min_value=1)
     if arguments.output:
         require_writable(arguments.output)
     cpu = jax.default_backend() == "cpu"
-    sizes = "small" if (cpu if arguments.small is None else arguments.small) else "full"
+    sizes = "small"
+    if not cpu if arguments.small is None else arguments.small:
+        sizes = "full"
     if not any(arguments.only in call.name for call in CALLS[sizes]):
         raise InputError(f"only={arguments.only!r}: is in no name of {', '.join(call.name for call in CALLS[sizes])}")
     dtype = arguments.dtype or ("float32" if cpu else "bfloat16")
-    peaks, here = measured_peaks(dtype, sizes == "small", arguments.rounds, LEAST[sizes]), installation()
+    peaks = measured_peaks(dtype, sizes == "small", arguments.rounds, LEAST[sizes])
+    here = installation()
     told = ", ".join(f"{peaks[unit]:.4g} {unit} by a {what}" for unit, what in UNITS.items())
     print(f"{here['device']}, JAX {jax.__version__}, {dtype}: {told}", flush=True)
     rows = []
@@ -186,7 +192,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.output:
         document = {**here, "dtype": dtype, "sizes": sizes, "peaks": peaks, "rows": rows}
         arguments.output.write_text(json.dumps(document, indent=1) + "\n")
-    return 1 if any(row["status"] == "wrong" for row in rows) else 0
+    if any(row["status"] == "wrong" for row in rows):
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from conversion.architectures import architecture
+from conversion.binding import Binding, bind
+from conversion.config_reader import ConfigReader
 from conversion.files import Tensor
-from conversion.keys import Keys
 from conversion.safetensor_files import write_safetensors
-from conversion.table import Binding, bind
-from jaxllm.models.decoder import abstract
+from jaxllm.models.abstract import abstract
 
 _LLAMA = {
     "model_type": "llama",
@@ -58,7 +58,8 @@ SHARD_BYTES = 2 * 10**9
 
 def sized(kind: str, gigabytes: float, dtype: str) -> dict[str, Any]:
     """The config of a model of about that size, by the number of its layers."""
-    config, itemsize = dict(KINDS[kind]), np.dtype(dtype).itemsize
+    config = dict(KINDS[kind])
+    itemsize = np.dtype(dtype).itemsize
     layers = next(key for key in ("num_hidden_layers", "n_layer") if key in config)
     one, two = (sum(map(_elements, _bindings(config | {layers: count}))) * itemsize for count in (1, 2))
     return config | {layers: max(1, round((gigabytes * 1e9 - one) / (two - one)) + 1)}
@@ -69,10 +70,10 @@ def write_source(path: Path, config: dict[str, Any], dtype: str) -> int:
     block = np.random.default_rng(0).standard_normal(1 << 22, np.float32).astype(dtype)
     shards: list[dict[str, Tensor]] = [{}]
     for binding in _bindings(config):
-        for name in binding.theirs:
+        for name in binding.sources:
             if sum(held.nbytes for held in shards[-1].values()) > SHARD_BYTES:
                 shards.append({})
-            shape = binding.their_shape
+            shape = binding.source_shape
             shards[-1][name] = Tensor(shape, block.dtype, partial(np.resize, block, shape), path)
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config))
@@ -85,13 +86,13 @@ def write_source(path: Path, config: dict[str, Any], dtype: str) -> int:
 
 
 def _bindings(config: dict[str, Any]) -> list[Binding]:
-    keys = Keys(config)
-    module = architecture(keys.take("model_type"))
-    return list(bind(module.TABLE.rows, abstract(module.from_hf(keys))))
+    reader = ConfigReader(config)
+    module = architecture(reader.take("model_type"))
+    return list(bind(module.table.rows, abstract(module.from_hf(reader))))
 
 
 def _elements(binding: Binding) -> int:
-    return math.prod(binding.their_shape) * len(binding.theirs)
+    return math.prod(binding.source_shape) * len(binding.sources)
 
 
 CONVERT = """
@@ -150,7 +151,8 @@ def anonymous_bytes(pid: int) -> int:
 def bench(arguments: argparse.Namespace, gigabytes: float) -> Iterator[dict[str, Any]]:
     """One row for each step with a checkpoint of one size."""
     with tempfile.TemporaryDirectory(dir=arguments.dir) as work:
-        source, native = Path(work) / "source", Path(work) / "native"
+        source = Path(work) / "source"
+        native = Path(work) / "native"
         nbytes = write_source(source, sized(arguments.kind, gigabytes, arguments.dtype), arguments.dtype)
         yield _row("convert", nbytes, measured(CONVERT, source, native, arguments.to or ""))
         shutil.rmtree(source)
@@ -177,7 +179,8 @@ def main() -> None:
             if arguments.json:
                 print(json.dumps(row), flush=True)
                 continue
-            nbytes, peak = row["checkpoint_bytes"], row["peak"]
+            nbytes = row["checkpoint_bytes"]
+            peak = row["peak"]
             print(
                 f"{row['step']:24} {nbytes / 1e9:6.2f} GB   peak {peak / 1e9:5.2f} GB ({peak / nbytes:4.2f}x)   "
                 f"{nbytes / 1e6 / row['seconds']:7,.0f} MB/s",

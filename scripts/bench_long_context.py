@@ -28,16 +28,28 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxllm import config
 from jaxllm.checks import whole_number
+from jaxllm.config import (
+    AttentionConfig,
+    BlockConfig,
+    DecoderConfig,
+    FeedForwardConfig,
+    RMSNormConfig,
+    RotaryConfig,
+    StackConfig,
+)
 from jaxllm.errors import InputError
-from jaxllm.generation.decode import begin, read
+from jaxllm.generation.decode import new_cache, prefill_chunk
 from jaxllm.kernels import attention
-from jaxllm.models.decoder import Decoder, abstract
+from jaxllm.models.abstract import abstract
+from jaxllm.models.decoder import Decoder
 from scripts.command import mistakes
 from scripts.pictures import axes, require_drawing
 
-DTYPE, CHUNK, WINDOW, LAYERS = "float32", 2048, 1024, 4
+DTYPE = "float32"
+CHUNK = 2048
+WINDOW = 1024
+LAYERS = 4
 LENGTHS = tuple(1024 << i for i in range(8))  # to 131,072
 
 
@@ -77,30 +89,33 @@ class Programs(NamedTuple):
     cache: Any
 
 
-def small(layers: int, window: int | None) -> config.Decoder:
+def small(layers: int, window: int | None) -> DecoderConfig:
     """D 256, 4 heads of 64 that share 2 key-value heads, F 768, V 1024."""
-    heads = config.Attention(4, 2, 64, scale=0.125, position=config.Rotary(500_000.0), window=window)
-    norm = config.RMSNorm(1e-5)
-    block = config.Block(norm, heads, config.FeedForward(768, "silu", gated=True))
-    return config.Decoder(1024, 256, layers, (block,), norm, context=1 << 20, tied=True)
+    heads = AttentionConfig(4, 2, 64, scale=0.125, position=RotaryConfig(500_000.0), window=window)
+    norm = RMSNormConfig(1e-5)
+    block = BlockConfig(heads, FeedForwardConfig(768, "silu", gated=True), pre_norm=norm)
+    return DecoderConfig(
+        1024, 256, StackConfig(layers, (block,)), norm, max_position_embeddings=1 << 20, tie_word_embeddings=True
+    )
 
 
 def programs(way: Way, length: int, layers: int) -> Programs:
     """Compiled for a prompt of N tokens in a cache of just that many positions."""
-    model, width = abstract(small(layers, way.window), DTYPE), min(way.chunk or length, length)
+    model = abstract(small(layers, way.window), DTYPE)
+    width = min(way.chunk or length, length)
     tokens, lengths = (jax.ShapeDtypeStruct(shape, "int32") for shape in ((1, width), (1,)))
-    cache = jax.eval_shape(partial(begin, batch=1, capacity=length), model)
-    following = jax.eval_shape(read, model, cache, None, tokens, lengths)
-    first = read.lower(model, cache, None, tokens, lengths).compile()
-    then = first if width == length else read.lower(model, *following, tokens, lengths).compile()
-    return Programs(begin.lower(model, batch=1, capacity=length).compile(), first, then, cache)
+    cache = jax.eval_shape(partial(new_cache, batch=1, capacity=length), model)
+    following = jax.eval_shape(prefill_chunk, model, cache, None, tokens, lengths)
+    first = prefill_chunk.lower(model, cache, None, tokens, lengths).compile()
+    then = first if width == length else prefill_chunk.lower(model, *following, tokens, lengths).compile()
+    return Programs(new_cache.lower(model, batch=1, capacity=length).compile(), first, then, cache)
 
 
 def measure(name: str, length: int, layers: int = LAYERS, run: bool = True) -> Measured:
     """Reads N tokens in one of the ways; without `run`, what its programs would allocate. For a process of its own."""
     way = WAYS[name]
     if way.kernel:
-        attention.choose = lambda *_: attention.Choice(str(way.kernel), "asked for")
+        attention.select_kernel = lambda *_: attention.KernelChoice(str(way.kernel), "asked for")
     compiled = programs(way, length, layers)
     cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(compiled.cache))
     if not run:
@@ -114,7 +129,8 @@ def measure(name: str, length: int, layers: int = LAYERS, run: bool = True) -> M
 def read_all(compiled: Programs, model: Decoder, tokens: np.ndarray, width: int) -> None:
     """The whole prompt [1 N], so many tokens at a time."""
     lengths = np.array([tokens.shape[1]], np.int32)
-    cache, last = compiled.begin(model), None
+    cache = compiled.begin(model)
+    last = None
     for start in range(0, tokens.shape[1], width):
         program = compiled.then if start else compiled.first
         cache, last = program(model, cache, last, tokens[:, start : start + width], lengths)
@@ -126,7 +142,8 @@ def extra_memory(work: Callable[[], None]) -> tuple[int, float]:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # or what compiling took and freed would be taken again, and not be seen
     Path("/proc/self/clear_refs").write_text("5")  # the peak is now what there is
-    before, began = resident("VmRSS"), time.perf_counter()
+    before = resident("VmRSS")
+    began = time.perf_counter()
     work()
     return resident("VmHWM") - before, time.perf_counter() - began
 
@@ -147,7 +164,8 @@ def alone(*arguments: Any) -> Measured:
 def growth(rows: Sequence[Measured]) -> str:
     """How memory grows: like a power of N, by least squares, and between the two longest prompts."""
     lengths, peaks = (np.array([getattr(row, name) for row in rows]) for name in ("length", "peak"))
-    power, last = np.polyfit(np.log(lengths), np.log(peaks), 1)[0], lengths[-1] - lengths[-2]
+    power = np.polyfit(np.log(lengths), np.log(peaks), 1)[0]
+    last = lengths[-1] - lengths[-2]
     return f"N^{power:.2f}; {(peaks[-1] - peaks[-2]) / last:,.0f} bytes for each of the last {last:,} tokens"
 
 
@@ -163,7 +181,9 @@ def table(found: Sequence[Measured]) -> str:
 
 def cell(row: Measured) -> str:
     size = f"{row.peak / 1e6:,.0f} MB"
-    return f"*{size}, computed*" if row.seconds is None else f"{size}, {row.seconds:,.1f} s"
+    if row.seconds is None:
+        return f"*{size}, computed*"
+    return f"{size}, {row.seconds:,.1f} s"
 
 
 def draw(found: Sequence[Measured], path: Path) -> None:
@@ -199,7 +219,7 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     if arguments.plot:
         require_drawing(arguments.plot)
-    if odd := [length for length in arguments.lengths if whole_number("lengths", length, least=1) & (length - 1)]:
+    if odd := [length for length in arguments.lengths if whole_number("lengths", length, min_value=1) & (length - 1)]:
         raise InputError(f"lengths={odd[0]}: must be a power of two")
     found = []
     for length in arguments.lengths:

@@ -23,17 +23,18 @@ import jax
 from jax.stages import Lowered
 
 from conversion.describe import describe
-from jaxllm import config
 from jaxllm.checks import whole_number
 from jaxllm.cli.common import parse_mesh
+from jaxllm.config import DecoderConfig
 from jaxllm.errors import InputError
 from jaxllm.kernels.attention import KERNELS
-from jaxllm.kernels.request import Device
+from jaxllm.kernels.call import Device
 from jaxllm.kernels.target import Target
 from jaxllm.planning.activations import activation_bytes
-from jaxllm.planning.memory import STORED, cache_bytes, in_bytes, model_bytes, weight_bytes, weights
-from jaxllm.planning.mesh import Extents
+from jaxllm.planning.memory import cache_bytes, format_bytes, model_bytes, weight_bytes
+from jaxllm.planning.mesh import MeshShape
 from jaxllm.planning.programs import programs
+from jaxllm.planning.weights import COMPUTE_DTYPES, weights
 from scripts.command import mistakes
 
 # libtpu is to mind no other process that has it, and to neither ask nor complain that this machine is no TPU.
@@ -99,7 +100,8 @@ def compiled(lowered: Lowered) -> Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(f"the devices' memory is too small: {_line(error)}") from None
-    seconds, found = time.perf_counter() - began, program.memory_analysis()
+    seconds = time.perf_counter() - began
+    found = program.memory_analysis()
     kinds = ("argument_size", "host_argument_size", "temp_size", "output_size", "peak_memory")
     arguments, host, temporaries, output, peak = (getattr(found, f"{kind}_in_bytes") for kind in kinds)
     measured = Bytes(arguments, host, temporaries, output, peak - host)
@@ -112,13 +114,14 @@ def collectives(text: str) -> list[tuple[str, str, int]]:
     return [(*each, found[each]) for each in sorted(found, key=lambda each: (-_elements(each[1]), each))]
 
 
-def planned(part: config.Decoder, stored: str, mesh: Any, rows: tuple[int, int, int], offload: bool) -> list[Bytes]:
+def planned(config: DecoderConfig, stored: str, mesh: Any, rows: tuple[int, int, int], offload: bool) -> list[Bytes]:
     """What `jaxllm.planning` says of prefill and decode, for rows of (batch, prompt, capacity)."""
     batch, prompt, capacity = rows
-    kinds = weights(part, stored, mesh.shape["stage"])
-    host = offload * sum(weight_bytes(w, stored, mesh) * count for w, count in kinds if w.layer is not None)
-    here, cache = model_bytes(part, stored, mesh) - host, cache_bytes(part, stored, mesh, batch, capacity)
-    held = [activation_bytes(part, stored, mesh, batch, time, capacity, offload) for time in (prompt, 1)]
+    kinds = weights(config, stored, mesh.shape["stage"])
+    host = offload * sum(weight_bytes(w, stored, mesh) * count for w, count in kinds if w.stack is not None)
+    here = model_bytes(config, stored, mesh) - host
+    cache = cache_bytes(config, stored, mesh, batch, capacity)
+    held = [activation_bytes(config, stored, mesh, batch, time, capacity, offload) for time in (prompt, 1)]
     return [Bytes(here + cache, host, at_once, cache, here + cache + at_once) for at_once in held]
 
 
@@ -127,7 +130,8 @@ def print_table(plans: list[Bytes], found: list[Compiled]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table, columns = Table("per device", box=None), []
+    table = Table("per device", box=None)
+    columns = []
     for i, name in enumerate(PROGRAMS):
         columns += [
             (f"{name}, planned", plans[i]),
@@ -136,7 +140,7 @@ def print_table(plans: list[Bytes], found: list[Compiled]) -> None:
     for name, _ in columns:
         table.add_column(name, justify="right")
     for i, field in enumerate(Bytes._fields):
-        table.add_row(field.replace("_", " "), *(in_bytes(sizes[i]) for _, sizes in columns))
+        table.add_row(field.replace("_", " "), *(format_bytes(sizes[i]) for _, sizes in columns))
     Console().print(table)
     for name, program in zip(PROGRAMS, found, strict=False):
         print(f"{name}: compiled in {program.seconds:.0f} s; {_sent(program)}")
@@ -159,7 +163,7 @@ def _line(error: Exception) -> str:
 
 
 def target(kernels: Sequence[str], device: Device) -> Target:
-    """The device, as one on which kernels are proven.
+    """The device, as one on which kernels are validated.
 
     Raises:
         InputError: there is no such kernel for it.
@@ -196,17 +200,20 @@ def parsed() -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compiles, or lowers, and prints."""
-    batch, prompt = (whole_number(name, getattr(arguments, name), least=1) for name in ("batch", "prompt"))
-    rows = batch, prompt, whole_number("context", arguments.context, least=prompt)
+    batch, prompt = (whole_number(name, getattr(arguments, name), min_value=1) for name in ("batch", "prompt"))
+    rows = batch, prompt, whole_number("context", arguments.context, min_value=prompt)
     devices = devices_of(arguments.topology)
     cuda = arguments.topology.startswith("cuda:")
     mesh = parse_mesh(arguments.mesh, devices)
-    mesh_text = str(Extents(dict(mesh.shape)))
+    mesh_text = str(MeshShape(dict(mesh.shape)))
     model, part, _ = describe(arguments.model)
-    stored, offload = arguments.dtype, arguments.offload
-    platform = "cuda" if cuda else None
+    stored = arguments.dtype
+    offload = arguments.offload
+    platform = "cuda"
+    if not cuda:
+        platform = None
     aimed = target(arguments.kernels, Device("cuda", "", 9.0) if cuda else Device.of(devices[0]))
-    lowered = programs(part, STORED[stored], mesh, *rows, offload=offload, platform=platform, target=aimed)
+    lowered = programs(part, COMPUTE_DTYPES[stored], mesh, *rows, offload=offload, platform=platform, target=aimed)
     found = [] if cuda else [compiled(program) for program in lowered]
     plans = planned(part, stored, mesh, rows, offload)
     if arguments.json:
@@ -214,7 +221,9 @@ def run(arguments: argparse.Namespace) -> None:
         facts = {"model": model, "mesh": mesh_text, "jax": jax.__version__}
         facts |= {"planned": [plan._asdict() for plan in plans], "compiled": plain}
         return print(json.dumps(vars(arguments) | facts))
-    kind = "CUDA devices, lowered but not compiled" if cuda else devices[0].device_kind
+    kind = "CUDA devices, lowered but not compiled"
+    if not cuda:
+        kind = devices[0].device_kind
     print(f"{model} in {stored} on {mesh.size} x {kind}, mesh {mesh_text}")
     print(f"for {rows[0]} x {rows[1]:,} tokens, with room for {rows[2]:,}{', layers in host memory' * offload}")
     return print_table(plans, found)

@@ -43,7 +43,8 @@ class Spellings:
         words = [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
         index = {word: i for i, word in enumerate(dict.fromkeys(words))}
         self.occurrences = np.array([index[word] for word in words])
-        self.count, rng = count, random.Random(seed)
+        self.count = count
+        rng = random.Random(seed)
         self.pool = [self.spell(word, dropout, rng) for word in index for _ in range(count)]
 
     def spell(self, word: str, dropout: float, rng: random.Random) -> np.ndarray:

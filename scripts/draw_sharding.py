@@ -18,13 +18,14 @@ import jax
 import numpy as np
 
 from conversion.describe import describe
-from jaxllm import config
 from jaxllm.cli.common import parse_extents
+from jaxllm.config import DecoderConfig
 from jaxllm.errors import InputError
-from jaxllm.models.decoder import abstract
-from jaxllm.planning.memory import CACHE_AXES, STORED, cache_shape, in_bytes, weights
-from jaxllm.planning.mesh import Extents
-from jaxllm.sharding import axes_of, mesh_extents, partition
+from jaxllm.models.abstract import abstract
+from jaxllm.planning.memory import format_bytes, replicated_shape
+from jaxllm.planning.mesh import MeshShape
+from jaxllm.planning.weights import COMPUTE_DTYPES, weights
+from jaxllm.sharding import axis_sizes, mesh_axes_of, partition
 from scripts.command import mistakes
 
 WIDTH = 118  # characters of a line
@@ -40,44 +41,52 @@ class Array(NamedTuple):
     width: int
 
 
-def arrays(part: config.Decoder, dtype: str, mesh: Extents, batch: int, capacity: int) -> dict[Array, list[str]]:
+def arrays(config: DecoderConfig, dtype: str, mesh: MeshShape, batch: int, capacity: int) -> dict[Array, list[str]]:
     """The names of what lies alike: matrices of the first layer of each kind and of none, and that layer's cache."""
-    stages, found = mesh.shape["stage"], {}
-    matrices = [weight for weight, _ in weights(part, dtype, stages) if weight.name.endswith(".weight")]
+    stages = mesh.shape["stage"]
+    found = {}
+    matrices = [weight for weight, _ in weights(config, dtype, stages) if weight.name.endswith(".weight")]
     listed = [
-        (w.name.removesuffix(".weight").removesuffix(".map").split(".")[-1], w.axes, w.shape, w.dtype, w.layer)
+        (w.name.removesuffix(".weight").removesuffix(".linear").split(".")[-1], w.axes, w.shape, w.dtype, w.stack)
         for w in matrices
         if len(w.axes) > 1
     ]
-    model = abstract(part, STORED[dtype])
-    kept = jax.tree.leaves(jax.eval_shape(lambda: model.new_cache(batch, capacity)).entries[0])
-    listed += [("cache", CACHE_AXES[leaf.ndim], cache_shape(part, leaf.shape, mesh), leaf.dtype, "0") for leaf in kept]
-    for name, axes, shape, kind, layer in listed:
-        if stages > 1 and layer is not None:
-            axes, shape = ("stage", *axes), (stages, *shape)
+    model = abstract(config, COMPUTE_DTYPES[dtype])
+    cache = jax.eval_shape(lambda: model.new_cache(batch, capacity)).layers[0]
+    heads = config.layers.block(0).attention.heads
+    for leaf, axes in zip(jax.tree.leaves(cache), jax.tree.leaves(cache.logical_axes()), strict=True):
+        listed.append(("cache", tuple(axes), replicated_shape(axes, leaf.shape, heads, mesh), leaf.dtype, "layers"))
+    for name, axes, shape, kind, stack in listed:
+        if stages > 1 and stack is not None:
+            axes = ("stage", *axes)
+            shape = (stages, *shape)
         names = found.setdefault(Array(axes, shape, tuple(partition(name, axes, shape, mesh)), kind.itemsize), [])
         names += [name] * (name not in names)
     return found
 
 
-def grid(array: Array, mesh: Extents) -> np.ndarray:
+def grid(array: Array, mesh: MeshShape) -> np.ndarray:
     """Which devices have each part of an array, a list of their numbers for every part [rows columns]."""
     sizes = tuple(mesh.shape.values())
     coordinates = dict(zip(mesh.shape, np.unravel_index(np.arange(mesh.size), sizes), strict=True))
-    downwards = 2 if array.axes[0] == "stage" else 1
+    downwards = 2
+    if array.axes[0] != "stage":
+        downwards = 1
     parts = []
     for dimensions in (array.placed[:downwards], array.placed[downwards:]):
-        over = [axis for entry in dimensions for axis in axes_of(entry)]
-        part, count = np.zeros(mesh.size, int), 1
+        over = [axis for entry in dimensions for axis in mesh_axes_of(entry)]
+        part = np.zeros(mesh.size, int)
+        count = 1
         for axis in over:
-            part, count = part * mesh.shape[axis] + coordinates[axis], count * mesh.shape[axis]
+            part = part * mesh.shape[axis] + coordinates[axis]
+            count = count * mesh.shape[axis]
         parts.append((part, count))
     (row, rows), (column, columns) = parts
     held = [[np.flatnonzero((row == i) & (column == j)) for j in range(columns)] for i in range(rows)]
     return np.array([[_numbers(devices) for devices in line] for line in held])
 
 
-def picture(names: Sequence[str], array: Array, mesh: Extents) -> list[str]:
+def picture(names: Sequence[str], array: Array, mesh: MeshShape) -> list[str]:
     """The lines of a drawing, of equal length."""
     cells = grid(array, mesh)
     wide = max(len(cell) for cell in cells.flat) + 2
@@ -89,7 +98,7 @@ def picture(names: Sequence[str], array: Array, mesh: Extents) -> list[str]:
     named = zip(array.axes, array.shape, strict=True)
     sizes = " x ".join(f"{size:,} {axis}" for axis, size in named if axis != "stage")
     each = array.width * math.prod(array.shape) / cells.size
-    lines = [", ".join(names), sizes, top, *box, bottom, f"{in_bytes(each)} a part"]
+    lines = [", ".join(names), sizes, top, *box, bottom, f"{format_bytes(each)} a part"]
     return [line.ljust(max(map(len, lines))) for line in lines]
 
 
@@ -110,7 +119,7 @@ def drawn(model: str, mesh: str, dtype: str, batch: int, capacity: int, only: Se
     """The drawings of a model on a mesh, as text."""
     name, part, _ = describe(model)
     extents = parse_extents(mesh)
-    placed = Extents(mesh_extents(extents, math.prod(extents.values())))
+    placed = MeshShape(axis_sizes(extents, math.prod(extents.values())))
     found = arrays(part, dtype, placed, batch, capacity)
     known = {name for names in found.values() for name in names}
     if unknown := set(only or ()) - known:
@@ -122,9 +131,12 @@ def drawn(model: str, mesh: str, dtype: str, batch: int, capacity: int, only: Se
 
 def _numbers(devices: np.ndarray) -> str:
     """0-3 for devices that follow each other, else 0,4."""
-    first, last = devices[0], devices[-1]
+    first = devices[0]
+    last = devices[-1]
     whole = len(devices) > 2 and last - first == len(devices) - 1
-    return f"{first}-{last}" if whole else ",".join(map(str, devices))
+    if whole:
+        return f"{first}-{last}"
+    return ",".join(map(str, devices))
 
 
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:

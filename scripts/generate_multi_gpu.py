@@ -19,7 +19,7 @@ import jax
 
 import jaxllm
 from jaxllm.cli.common import add_job_arguments, job, parse_mesh
-from jaxllm.storage import DEMO
+from jaxllm.paths import DEMO
 
 PROMPTS = ["ROMEO:", "KING:\nMy lord", "First Citizen:", "To be, or not to be:"]
 
@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
         shares.update({shard.device: shard.data.nbytes for shard in array.addressable_shards})
     share = max(shares.values()) / 1e6
     print(f"{jax.process_count()} processes, {mesh.size} devices, {share:,.1f} MB of weights on each")
-    began, options = time.perf_counter(), {"temperature": arguments.temperature, "seed": arguments.seed}
+    began = time.perf_counter()
+    options = {"temperature": arguments.temperature, "seed": arguments.seed}
     texts = jaxllm.generate(model, tokenizer, arguments.prompts, max_new_tokens=arguments.max_new_tokens, **options)
     for prompt, text in zip(arguments.prompts, texts, strict=True):
         print(f"\n{prompt}{text}")

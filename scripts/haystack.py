@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.cache import Cache
+from jaxllm.cache.quantized_kv import DTYPES
 from jaxllm.errors import InputError
-from jaxllm.generation.decode import begin, read
+from jaxllm.generation.decode import new_cache, prefill_chunk
 from jaxllm.generation.tokens import PREFILL_CHUNK, generate_tokens
 from jaxllm.models.decoder import Decoder
-from jaxllm.narrow import DTYPES
 from jaxllm.sharding import mesh_of
 from jaxllm.text import Tokenizer
 
@@ -91,7 +91,9 @@ def hay(tokenizer: Tokenizer, text: str, count: int) -> list[int]:
     Raises:
         InputError: there is nothing in the text.
     """
-    paragraphs, shuffled, tokens = re.split(r"\n\s*\n", text.strip()), random.Random(0), []
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    shuffled = random.Random(0)
+    tokens = []
     if not text.strip():
         raise InputError("the haystack is empty")
     while len(tokens) < count:
@@ -105,7 +107,9 @@ def _around(tokenizer: Tokenizer, needle: Needle, hidden: list[int], chat: bool)
 
     The answer begins with the first token that would be another one without it: a space between may belong to either.
     """
-    before, after, start = "", f"\n\n{needle.question} ", tokenizer.encode("")[:1]
+    before = ""
+    after = f"\n\n{needle.question} "
+    start = tokenizer.encode("")[:1]
     if chat:
         turn = {"role": "user", "content": f"{HAYSTACK}\n\n{needle.question}"}
         before, _, after = tokenizer.apply_chat_template([turn]).partition(HAYSTACK)
@@ -151,7 +155,8 @@ class Reader:
 
     def gain(self, prompt: list[int]) -> Found:
         """By how much the needle raises the mean log-probability of the answer's tokens, in nats."""
-        found, length = self._judged(prompt)[0], len(prompt)
+        found = self._judged(prompt)[0]
+        length = len(prompt)
         if length not in self.blind:
             self.blind[length] = self._judged(self.haystack.without(length))[0]
         blind = self.blind[length]
@@ -162,16 +167,19 @@ class Reader:
 
         Prompts of all lengths take the same programs: each is padded to whole chunks, in a cache for the longest.
         """
-        mesh, longest = mesh_of(self.model), len(self.haystack.hay)
+        mesh = mesh_of(self.model)
+        longest = len(self.haystack.hay)
         chunk = min(self.prefill_chunk_size, longest)
         capacity = -(-longest // chunk) * chunk + len(self.haystack.answer)
-        tokens, lengths = np.zeros((1, -(-len(prompt) // chunk) * chunk), np.int32), np.array([len(prompt)], np.int32)
+        tokens = np.zeros((1, -(-len(prompt) // chunk) * chunk), np.int32)
+        lengths = np.array([len(prompt)], np.int32)
         tokens[0, : len(prompt)] = prompt
         answer = np.array([self.haystack.answer], np.int32)
         with nullcontext() if mesh is None else jax.set_mesh(mesh):
-            cache, last = begin(self.model, 1, capacity, DTYPES.get(self.cache_dtype or "")), None
+            cache = new_cache(self.model, 1, capacity, DTYPES.get(self.cache_dtype or ""))
+            last = None
             for start in range(0, tokens.size, chunk):
-                cache, last = read(self.model, cache, last, tokens[:, start : start + chunk], lengths)
+                cache, last = prefill_chunk(self.model, cache, last, tokens[:, start : start + chunk], lengths)
             logprobs, hits = judged(self.model, cache, last, answer)
         return float(logprobs.mean()), float(hits.mean())
 

@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxllm.cache.quantized_kv import DTYPES
 from jaxllm.checks import whole_number
 from jaxllm.cli.common import add_model_arguments, load_model
 from jaxllm.errors import InputError
 from jaxllm.generation.tokens import PREFILL_CHUNK
 from jaxllm.models.decoder import Decoder
-from jaxllm.narrow import DTYPES
 from jaxllm.text import Tokenizer
 from jaxllm.text.files import read_text
 from scripts.command import mistakes
@@ -68,22 +68,28 @@ def survey(
     """
     if not needle.keywords:
         raise InputError(f"answer={needle.answer!r}: has no words to look for")
-    whole_number("prefill_chunk_size", prefill_chunk_size, least=1)
-    chat, limit = tokenizer.chat_template is not None if chat is None else chat, model.config.limit
+    whole_number("prefill_chunk_size", prefill_chunk_size, min_value=1)
+    if chat is None:
+        chat = tokenizer.chat_template is not None
+    limit = model.config.max_length
     longest = int(min(limit, LONGEST)) if lengths is None else max(lengths)
     haystack = Haystack.of(tokenizer, text, needle, longest, chat)
     new = (
-        2 * len(haystack.answer) if max_new_tokens is None else whole_number("max_new_tokens", max_new_tokens, least=1)
+        2 * len(haystack.answer)
+        if max_new_tokens is None
+        else whole_number("max_new_tokens", max_new_tokens, min_value=1)
     )
     room = max(new, len(haystack.answer))
     if lengths is None:
-        least, most = haystack.least + 1, longest - room
+        least = haystack.least + 1
+        most = longest - room
         lengths = sorted({max(least, round(most * i / 8)) for i in range(1, 9)})
     if max(lengths) + room > limit:
         raise InputError(f"{max(lengths)} tokens and {room} of the answer: the model's context is {limit}")
     if not all(0 <= depth <= 1 for depth in depths):
         raise InputError("depths must be from 0 to 100 percent")
-    reader, cells = Reader(model, tokenizer, needle, haystack, new, prefill_chunk_size, cache_dtype), []
+    reader = Reader(model, tokenizer, needle, haystack, new, prefill_chunk_size, cache_dtype)
+    cells = []
     for length in lengths:
         cells += [Cell(length, depth, *SCORES[score](reader, haystack.prompt(length, depth))) for depth in depths]
         mean = np.mean([cell.score for cell in cells if cell.length == length])
@@ -93,7 +99,8 @@ def survey(
 
 def grid(cells: Sequence[Cell]) -> tuple[list[int], list[float], np.ndarray]:
     """The lengths, the depths, and the scores [depths lengths]."""
-    lengths, depths = sorted({cell.length for cell in cells}), sorted({cell.depth for cell in cells})
+    lengths = sorted({cell.length for cell in cells})
+    depths = sorted({cell.depth for cell in cells})
     scores = np.full((len(depths), len(lengths)), math.nan)
     for cell in cells:
         scores[depths.index(cell.depth), lengths.index(cell.length)] = cell.score
@@ -115,7 +122,9 @@ def draw(cells: Sequence[Cell], title: str, path: Path) -> None:
         most = max(1, scores.max())
         image = plot.imshow(scores, cmap="RdYlGn", vmin=0, vmax=most, aspect="auto")
         for (row, column), score in np.ndenumerate(scores):
-            colour = "black" if 0.15 < score / most < 0.85 else "white"
+            colour = "black"
+            if not 0.15 < score / most < 0.85:
+                colour = "white"
             plot.text(column, row, f"{score:.2f}", ha="center", va="center", fontsize=8, color=colour)
         plot.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
         plot.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
@@ -152,7 +161,8 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parsed(words)
     require_drawing(arguments.out)
     needle = Needle(*(getattr(arguments, name) for name in Needle._fields))
-    text, depths = read_text(arguments.haystack), [percent / 100 for percent in arguments.depths]
+    text = read_text(arguments.haystack)
+    depths = [percent / 100 for percent in arguments.depths]
     names = ("score", "lengths", "chat", "max_new_tokens", "prefill_chunk_size", "cache_dtype")
     model, tokenizer = load_model(arguments)
     asked = {name: getattr(arguments, name) for name in names}

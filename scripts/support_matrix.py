@@ -15,12 +15,14 @@ from typing import NamedTuple
 
 from conversion import verify
 from conversion.architectures import architecture, names
-from conversion.verify import BOUNDS, Report
+from conversion.verify import BOUNDS, VerifyReport
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENT, README = ROOT / "docs" / "support.md", ROOT / "README.md"
-BEGIN, END = "<!-- support matrix -->", "<!-- end -->"
+DOCUMENT = ROOT / "docs" / "support.md"
+README = ROOT / "README.md"
+BEGIN = "<!-- support matrix -->"
+END = "<!-- end -->"
 PACKAGES = ("jax", "flax", "torch", "transformers")
 INTRODUCTION = """# What is supported
 
@@ -46,7 +48,9 @@ class Row(NamedTuple):
     @property
     def full(self) -> str:
         figures = f"{self.float64:.1e} | {self.float32:.1e} | {self.greedy} of {self.greedy_total}"
-        exported = "bit for bit" if self.round_trip else "differs"
+        exported = "bit for bit"
+        if not self.round_trip:
+            exported = "differs"
         return f"| `{self.model_type}` | {self.models} | {self.variants} | {figures} | {exported} |"
 
 
@@ -76,12 +80,16 @@ def write(new: Row) -> None:
 
 def measure(model_type: str) -> Row:
     """The worst of all cases of an architecture, each verified as any checkpoint is."""
-    module = architecture(model_type)
-    reports = [verified(name) for name, case in tiny.CASES.items() if architecture(case["model_type"]) is module]
+    known = architecture(model_type)
+    reports = [
+        verified(name)
+        for name, case in tiny.CASES.items()
+        if architecture(case["model_type"]).model_type == known.model_type
+    ]
     worst = {dtype: max(report.logits[i].difference for report in reports) for i, dtype in enumerate(BOUNDS)}
     return Row(
         model_type=model_type,
-        models=(module.__doc__ or "").partition(":")[0],
+        models=known.models,
         variants=len(reports),
         **worst,
         greedy=sum(report.greedy for report in reports),
@@ -90,7 +98,7 @@ def measure(model_type: str) -> Row:
     )
 
 
-def verified(case: str) -> Report:
+def verified(case: str) -> VerifyReport:
     with tempfile.TemporaryDirectory() as work:
         report = verify(tiny.write(Path(work) / case, tiny.CASES[case]))
     print(f"{case}: {'passed' if report.passed else f'FAILED: {report}'}", flush=True)
@@ -99,7 +107,9 @@ def verified(case: str) -> Report:
 
 def kept_rows() -> dict[str, str]:
     """The rows of the document that is there, by model type."""
-    text = DOCUMENT.read_text("utf-8") if DOCUMENT.is_file() else ""
+    text = ""
+    if DOCUMENT.is_file():
+        text = DOCUMENT.read_text("utf-8")
     return {row[1]: row[0] for row in re.finditer(r"^\| `([\w-]+)` \|.*$", text, re.MULTILINE) if row[1] in names()}
 
 

@@ -24,10 +24,12 @@ def sampler(program: Callable[..., jax.Array], arguments: tuple[Any, ...], least
 
     The program gives an array of the shape of its first argument, which the next call of a loop takes for it.
     """
-    run, calls = jax.jit(program), 1
+    run = jax.jit(program)
+    calls = 1
     once = _elapsed(run, arguments, 1, warm=True)
     if once < SHORT:
-        run, calls = jax.jit(_loop(program)), LOOPED
+        run = jax.jit(_loop(program))
+        calls = LOOPED
         once = _elapsed(run, arguments, 1, warm=True)
     count = max(1, math.ceil(least / once))
     return lambda: _elapsed(run, arguments, count) / count / calls
@@ -56,7 +58,8 @@ def _elapsed(run: Callable[..., jax.Array], arguments: tuple[Any, ...], count: i
     if warm:
         for _ in range(2):
             jax.block_until_ready(run(*arguments))
-    began, last = time.perf_counter(), None
+    began = time.perf_counter()
+    last = None
     for _ in range(count):
         last = run(*arguments)
     jax.block_until_ready(last)

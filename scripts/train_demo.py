@@ -78,7 +78,8 @@ def build_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.opti
 
 def batches(spellings: Spellings, recipe: Recipe):
     """Endless [B, T + 1] batches; T doubles twice on the way, as short windows are cheaper and more varied."""
-    rng, step = np.random.default_rng(recipe.seed), 0
+    rng = np.random.default_rng(recipe.seed)
+    step = 0
     while True:
         tokens = spellings.draw(rng)
         window = recipe.context >> max(0, 2 - 3 * step // recipe.steps)
@@ -101,8 +102,11 @@ def token_losses(model, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def train(model: LlamaForCausalLM, spellings: Spellings, recipe: Recipe) -> None:
-    optimizers, rates = build_optimizers(model.train(), recipe), (recipe.muon_rate, recipe.adam_rate)
-    compiled, average, begin = torch.compile(token_losses, dynamic=False), 0.0, time.perf_counter()
+    optimizers = build_optimizers(model.train(), recipe)
+    rates = (recipe.muon_rate, recipe.adam_rate)
+    compiled = torch.compile(token_losses, dynamic=False)
+    average = 0.0
+    begin = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, speed_estimate_period=300) as progress:
         task = progress.add_task("compiling", total=recipe.steps)
@@ -125,7 +129,9 @@ def train(model: LlamaForCausalLM, spellings: Spellings, recipe: Recipe) -> None
 def nats_per_character(model: LlamaForCausalLM, tokenizer: Tokenizer, text: str) -> float:
     """Windows of the context length, half overlapping; each token is scored once, with the longest context it has."""
     tokens = torch.tensor([EOS_ID, *tokenizer.encode(text).ids])
-    context, scored, total = model.config.max_position_embeddings, 0, 0.0
+    context = model.config.max_position_embeddings
+    scored = 0
+    total = 0.0
     for start in range(0, len(tokens) - 1, context // 2):
         losses = token_losses(model.eval(), tokens[None, start : start + context + 1])[0]
         total += losses[scored - start :].double().sum().item()
@@ -166,11 +172,14 @@ def write_card(output: Path, recipe: Recipe, **measured) -> None:
 
 def create(recipe: Recipe, text: str, output: Path) -> dict:
     """Train and store a model; what the card says about it."""
-    begin, processor = time.perf_counter(), time.process_time()
-    tokenizer, model = train_tokenizer(text, recipe.vocabulary), build_model(recipe)
+    begin = time.perf_counter()
+    processor = time.process_time()
+    tokenizer = train_tokenizer(text, recipe.vocabulary)
+    model = build_model(recipe)
     train(model, Spellings(tokenizer, text, recipe.bpe_dropout, recipe.spellings, recipe.seed), recipe)
     store(model, tokenizer, output)
-    minutes, core_minutes = (time.perf_counter() - begin) / 60, (time.process_time() - processor) / 60
+    minutes = (time.perf_counter() - begin) / 60
+    core_minutes = (time.process_time() - processor) / 60
     return {"parameters": model.num_parameters(), "minutes": minutes, "core_minutes": core_minutes}
 
 
@@ -183,8 +192,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)  # the order of sums, hence the result, depends on it
     torch.use_deterministic_algorithms(True)
-    recipe, (text, held_out) = Recipe(steps=arguments.steps), split_text(arguments.text)
-    trained = None if arguments.evaluate else create(recipe, text, arguments.output)
+    recipe = Recipe(steps=arguments.steps)
+    (text, held_out) = split_text(arguments.text)
+    trained = None
+    if not arguments.evaluate:
+        trained = create(recipe, text, arguments.output)
     nats, sample = evaluate(arguments.output, held_out)
     if trained:
         write_card(arguments.output, recipe, nats=nats, sample=sample, **trained)

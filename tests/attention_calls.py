@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from jaxllm import config
-from jaxllm.kernels.blocks import Blocks
-from jaxllm.kernels.inputs import NOTHING, Inputs, Mixed, Scores
+from jaxllm.config import ALiBiConfig
+from jaxllm.kernels.blocks import BlockSizes
+from jaxllm.kernels.spec import MIN_LSE, AttentionInputs, AttentionOutput, AttentionSpec
 
-SMALL = Blocks(queries=4, keys=8)
+SMALL = BlockSizes(queries=4, keys=8)
 SLOPES = (0.5, 0.25, 0.1, 0.01)
 
 
@@ -22,12 +22,12 @@ def inputs(batch, queries, keys, heads, kv_heads, head_dim, value_dim=None, dtyp
     def draw(length: int, heads: int, dim: int) -> jax.Array:
         return jnp.asarray(random.standard_normal((batch, length, heads, dim)), dtype)
 
-    value = draw(keys, kv_heads, value_dim or head_dim)
-    return Inputs(draw(queries, heads, head_dim), draw(keys, kv_heads, head_dim), value, **more)
+    value = draw(kv_heads, keys, value_dim or head_dim)
+    return AttentionInputs(draw(queries, heads, head_dim), draw(kv_heads, keys, head_dim), value, **more)
 
 
 @st.composite
-def calls(draw) -> tuple[Inputs, Scores]:
+def calls(draw) -> tuple[AttentionInputs, AttentionSpec]:
     """Calls of every kind; queries may stand before the first key, behind the last, and see nothing at all."""
     batch, queries, keys = draw(st.integers(1, 3)), draw(st.integers(1, 11)), draw(st.integers(1, 19))
     kv_heads, groups = draw(st.sampled_from([(1, 1), (1, 4), (2, 2), (4, 1)]))
@@ -37,8 +37,8 @@ def calls(draw) -> tuple[Inputs, Scores]:
 
     offsets, lengths = some(-12, 24), some(0, 25)
     heads = kv_heads * groups
-    alibi = config.Alibi((SLOPES * 2)[:heads], scale=0.7, bfloat16=draw(st.booleans()))
-    scores = Scores(
+    alibi = ALiBiConfig((SLOPES * 2)[:heads], scale=0.7, bfloat16=draw(st.booleans()))
+    spec = AttentionSpec(
         scale=draw(st.sampled_from([0.3, 2.0])),
         causal=draw(st.booleans()),
         window=draw(st.none() | st.integers(1, 12)),
@@ -55,16 +55,16 @@ def calls(draw) -> tuple[Inputs, Scores]:
         sinks=draw(st.none() | st.just(jnp.array((0.5, -1.0, 2.0, 0.0)[:heads]))),
     )
     if draw(st.booleans()):
-        given, scores = given._replace(value=None), replace(scores, value_dim=draw(st.sampled_from([4, 8])))
-    return given, scores
+        given, spec = given._replace(value=None), replace(spec, value_dim=draw(st.sampled_from([4, 8])))
+    return given, spec
 
 
-def assert_equal(found: Mixed, expected: Mixed, bound: float = 2e-6) -> None:
+def assert_equal(found: AttentionOutput, expected: AttentionOutput, bound: float = 2e-6) -> None:
     for one, other in zip(found, expected, strict=True):
-        there = np.asarray(expected.lse > NOTHING)
+        there = np.asarray(expected.lse > MIN_LSE)
         there = there[..., None] if one.ndim > there.ndim else there
         one, other = (np.where(there, np.asarray(x, np.float64), 0) for x in (one, other))
         np.testing.assert_allclose(one, other, rtol=0, atol=bound * max(np.abs(other).max(), 1e-30))
-    nothing = np.asarray(expected.lse <= NOTHING)
-    assert (np.asarray(found.lse) <= NOTHING)[nothing].all()
+    nothing = np.asarray(expected.lse <= MIN_LSE)
+    assert (np.asarray(found.lse) <= MIN_LSE)[nothing].all()
     assert not np.asarray(found.out)[nothing].any()

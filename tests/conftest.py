@@ -55,7 +55,7 @@ def quick_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     from jaxllm.generation import tokens
     from tests import quick
 
-    for name in ("begin", "read", "prefill", "decode"):
+    for name in ("new_cache", "prefill_chunk", "prefill", "decode"):
         monkeypatch.setattr(tokens, name, getattr(quick, name))
 
 
@@ -74,6 +74,6 @@ def reads(monkeypatch: pytest.MonkeyPatch, quick_generation: None) -> list[int]:
 
         return call
 
-    for name in ("read", "prefill"):
+    for name in ("prefill_chunk", "prefill"):
         monkeypatch.setattr(tokens, name, counting(getattr(tokens, name)))
     return counts

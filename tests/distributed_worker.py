@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import jaxllm
-from jaxllm import distributed
+from jaxllm.parallel import distributed
 
 PROMPTS = [[5, 17, 33, 2, 9, 60, 61], [7], [90, 3, 3], [1, 2]]
 

@@ -4,13 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm import config
-from jaxllm.models.decoder import Decoder, abstract
+from jaxllm.config import (
+    AttentionConfig,
+    BlockConfig,
+    DecoderConfig,
+    FeedForwardConfig,
+    RMSNormConfig,
+    RotaryConfig,
+    StackConfig,
+)
+from jaxllm.models.abstract import abstract
+from jaxllm.models.decoder import Decoder
 from jaxllm.nn.parameter import named_parameters, replace_parameters
 
 SIZE = 128  # of a token's code, random signs
-NORM = config.RMSNorm(1e-5)
-NOTHING = config.FeedForward(1, "relu", gated=False)
+NORM = RMSNormConfig(1e-5)
+NOTHING = FeedForwardConfig(1, "relu", gated=False)
 
 
 def induction(vocab_size: int, window: int, context: int) -> Decoder:
@@ -19,10 +28,10 @@ def induction(vocab_size: int, window: int, context: int) -> Decoder:
     The first layer's head attends to the position before, by its rotation alone: a key is turned by one position more
     than where it stands. The second's, to where that one was the token that is now, and no further than its window.
     """
-    before = config.Attention(1, 1, SIZE, scale=20.0, bias=True, position=config.Rotary())
-    matching = config.Attention(1, 1, SIZE, scale=1.0, bias=True, window=window)
-    blocks = tuple(config.Block(NORM, heads, NOTHING) for heads in (before, matching))
-    model = abstract(config.Decoder(vocab_size, 3 * SIZE, 2, blocks, NORM, context))
+    before = AttentionConfig(1, 1, SIZE, scale=20.0, bias=True, position=RotaryConfig())
+    matching = AttentionConfig(1, 1, SIZE, scale=1.0, bias=True, window=window)
+    blocks = tuple(BlockConfig(heads, NOTHING, pre_norm=NORM) for heads in (before, matching))
+    model = abstract(DecoderConfig(vocab_size, 3 * SIZE, StackConfig(2, blocks), NORM, context))
     arrays = {name: np.zeros(parameter.shape, "float32") for name, parameter in named_parameters(model)}
     for name, array in arrays.items():
         if name.endswith("norm.weight"):

@@ -16,7 +16,7 @@ if jax.__version_info__ < (0, 11):
     _OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
 jit = partial(jax.jit, compiler_options=_OPTIONS)
-begin = jit(unwrap(programs.begin), static_argnames=("batch", "capacity", "dtype"))
-read = jit(unwrap(programs.read), donate_argnames="cache")
+new_cache = jit(unwrap(programs.new_cache), static_argnames=("batch", "capacity", "dtype"))
+prefill_chunk = jit(unwrap(programs.prefill_chunk), donate_argnames="cache")
 prefill = jit(unwrap(programs.prefill), donate_argnames="cache")
 decode = jit(unwrap(programs.decode), donate_argnames="state")

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from jaxllm.kernels.attention import KERNELS
-from jaxllm.kernels.blocks import Blocks
+from jaxllm.kernels.blocks import BlockSizes
 from jaxllm.kernels.blockwise import blockwise
 from scripts import bench_attention, timing
 from scripts.attention_programs import SWEEPS, Call, Sweep, implementations, ours
@@ -61,7 +61,7 @@ def test_wrong_is_not_fast(tmp_path, capsys, monkeypatch):
 
 
 def test_sweep_prints_the_best_first(tmp_path, monkeypatch):
-    sweep = Sweep(blockwise, "blocks", Blocks, {"queries": (64, 256), "keys": (128,)})
+    sweep = Sweep(blockwise, "blocks", BlockSizes, {"queries": (64, 256), "keys": (128,)})
     monkeypatch.setattr(bench_attention, "SWEEPS", {"blockwise": sweep})
     _, found = run(tmp_path, "--sweep", "blockwise", "--only", "prefill")
     assert {row["implementation"] for row in found["rows"]} == {"queries=64 keys=128", "queries=256 keys=128"}

@@ -10,7 +10,7 @@ import pytest
 
 import jaxllm
 from conversion import convert
-from jaxllm.cache import Full, Ring, Span
+from jaxllm.cache import CallContext, KVCache, RotatingKVCache
 from jaxllm.checkpoint import restore
 from jaxllm.errors import InputError
 from tests import quick
@@ -68,10 +68,10 @@ def test_reading_in_chunks(kind, models):
 
 def test_a_window_keeps_no_more_than_its_width(models):
     model = models("alternating")
-    widths = {block.attention.window for block in model.config.blocks}
-    entries = model.new_cache(1, 4096).entries
+    widths = {block.attention.window for block in model.config.layers.blocks}
+    entries = model.new_cache(1, 4096).layers
     assert {(type(entry), entry.size) for entry in entries} == {
-        (Full, 4096) if width is None else (Ring, width) for width in widths
+        (KVCache, 4096) if width is None else (RotatingKVCache, width) for width in widths
     }
     assert model.new_cache(1, 4096).capacity == 4096
     assert models("ring").new_cache(1, 4096).capacity == float("inf")
@@ -80,15 +80,15 @@ def test_a_window_keeps_no_more_than_its_width(models):
 def test_a_ring_grows_up_to_its_window():
     """And holds at each size what a full cache holds of the last positions, whatever is appended, and by how much."""
     random, window = np.random.default_rng(0), 6
-    full = Full.new(2, 1, 40, (1, 1), jnp.float32)
-    ring, starts = Ring.new(Full.new(2, 1, 3, (1, 1), jnp.float32), window), np.zeros(2, np.int32)
+    full = KVCache.new(2, 1, 40, (1, 1), jnp.float32)
+    ring, starts = RotatingKVCache.new(KVCache.new(2, 1, 3, (1, 1), jnp.float32), window), np.zeros(2, np.int32)
     assert ring.capacity == 3
     for added in ([3, 1], [1, 1], [0, 1], [7, 2], [2, 9], [1, 0], [0, 0], [20, 4]):
         time, added = max(*added, 1), np.array(added, np.int32)
         if (starts + time).max() > ring.capacity:
-            ring = ring.grown(int((starts + time).max()))
+            ring = ring.resize(int((starts + time).max()))
         new = jnp.asarray(random.standard_normal((2, time, 1, 1)), jnp.float32)
-        span = Span(jnp.asarray(starts), jnp.asarray(starts + added), jnp.asarray(starts + added))
+        span = CallContext(jnp.asarray(starts), jnp.asarray(starts + added), jnp.asarray(starts + added))
         (full, _), (ring, _) = full.append(span, new, new), ring.append(span, new, new)
         starts += added
         for row, length in enumerate(starts):
@@ -108,7 +108,7 @@ def test_eight_bits(kind, dtype, models, quick_generation):
     sizes, states = [], []
     for given in (None, kept):
         cache = model.new_cache(2, 32, given)
-        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(cache.entries)))
+        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(cache.layers)))
         _, cache = hidden(model, tokens[:, :16], None, cache)
         states.append(np.asarray(hidden(model, tokens[:, 16:], None, cache)[0]))
     assert sizes[1] < 0.5 * sizes[0]
@@ -137,9 +137,9 @@ def test_generation_reads_a_prompt_in_chunks(kind, models, quick_generation):
 def test_alibi_has_no_end(models, quick_generation):
     """A row may be longer than what the model was trained on; others stop there."""
     model, prompt = models("alibi"), [1, 2, 3, 4, 5, 6]
-    model.config = replace(model.config, context=6)
+    model.config = replace(model.config, max_position_embeddings=6)
     assert len(jaxllm.generate_tokens(model, [prompt], max_new_tokens=5)[0]) == 5
     other = models("full")
-    limit = other.config.context
-    with pytest.raises(InputError, match=f"fills the model's context of {limit}"):
+    limit = other.config.max_position_embeddings
+    with pytest.raises(InputError, match=f"fewer than the model.s maximum of {limit}"):
         jaxllm.generate_tokens(other, [[1] * limit], max_new_tokens=5)

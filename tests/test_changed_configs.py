@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conversion.architectures import architecture, names
-from conversion.keys import Keys
-from conversion.table import bind
+from conversion.binding import bind
+from conversion.config_reader import ConfigReader
 from jaxllm.config import from_json, to_json
 from jaxllm.errors import InputError
-from jaxllm.models.decoder import abstract
+from jaxllm.models.abstract import abstract
 from tests import tiny
 
 ODD = [2**31, 2**63, 10**30, 10**400, -1, 0, 0.0, -0.5, 1e-300, 1e300, float("nan"), float("inf")]
@@ -22,13 +22,13 @@ VALUES = st.none() | st.booleans() | st.integers(0, 70) | st.floats(0, 4) | st.s
 
 def translate(config: dict[str, Any]) -> None:
     """The config's model, abstract, with a tensor for every parameter; or one line."""
-    keys, message = Keys(config), ""
+    reader, message = ConfigReader(config), ""
     try:
-        module = architecture(keys.take("model_type"))
-        part = module.from_hf(keys)
-        keys.finish()
+        module = architecture(reader.take("model_type"))
+        part = module.from_hf(reader)
+        reader.finish()
         assert from_json(to_json(part)) == part
-        bind(module.TABLE.rows, abstract(part))
+        bind(module.table.rows, abstract(part))
     except InputError as error:
         message = str(error)
     assert "\n" not in message

@@ -8,7 +8,7 @@ from sentencepiece import SentencePieceTrainer
 
 import jaxllm
 from jaxllm.cli import main
-from jaxllm.storage import DEMO
+from jaxllm.paths import DEMO
 from jaxllm.text import load_tokenizer
 from jaxllm.text.conversation import Conversation
 
@@ -41,17 +41,17 @@ def test_conversations():
     """As far as a template repeats what was said, it stays what it was, whatever its text would be encoded to."""
     tokenizer = load_tokenizer(DEMO)
     talk = Conversation(tokenizer, "Verse.")
-    first = talk.asked("Ho!")
+    first = talk.add_user("Ho!")
     odd = [token for character in "Well ☂" for token in tokenizer.encode(character)]  # not as it would be encoded
     assert odd != tokenizer.encode("Well ☂")
-    talk.answered("Well ☂", [*odd, *tokenizer.encode("\n\nJULIET"), 1023])
-    second = talk.asked("Go.")
+    talk.add_assistant("Well ☂", [*odd, *tokenizer.encode("\n\nJULIET"), 1023])
+    second = talk.add_user("Go.")
     assert second[: len(first) + len(odd)] == first + odd
     assert tokenizer.decode(second) == tokenizer.apply_chat_template(talk.messages)
-    talk.answered("Rewritten", tokenizer.encode("Spoken"))
-    assert talk.asked("No?")[: len(second)] == second
+    talk.add_assistant("Rewritten", tokenizer.encode("Spoken"))
+    assert talk.add_user("No?")[: len(second)] == second
     talk.messages[1]["content"] = "Ha!"  # now the old text is no beginning of the new one
-    assert talk.asked("So?") == tokenizer.encode(tokenizer.apply_chat_template(talk.messages))
+    assert talk.add_user("So?") == tokenizer.encode(tokenizer.apply_chat_template(talk.messages))
 
 
 def test_conversations_by_sentencepiece(tmp_path):
@@ -65,9 +65,9 @@ def test_conversations_by_sentencepiece(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     tokenizer = load_tokenizer(tmp_path)
     talk = Conversation(tokenizer)
-    first, odd = talk.asked("Is it?"), [*tokenizer.encode("It", False), *tokenizer.encode("is.", False), 2]
-    talk.answered("It is.", odd)
-    history, second = [*first, *odd], talk.asked("Is it so?")
+    first, odd = talk.add_user("Is it?"), [*tokenizer.encode("It", False), *tokenizer.encode("is.", False), 2]
+    talk.add_assistant("It is.", odd)
+    history, second = [*first, *odd], talk.add_user("Is it so?")
     assert second[: len(history)] == history
     assert tokenizer.decode(second, False) == "<s>[INST] Is it? [/INST] It is.</s>[INST] Is it so? [/INST]"
 

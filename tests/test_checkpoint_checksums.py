@@ -85,7 +85,9 @@ def test_compressed_arrays(tmp_path):
     """As Orbax stores them by itself: what cannot be decompressed is damaged, and the others are still checked."""
     values = {name: np.random.default_rng(0).standard_normal((64, 64), np.float32) for name in "abc"}
     checksums = {name: checksum([value]) for name, value in values.items()}
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "dtype": "float32", "checksums": checksums}))
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"format": checkpoint.FORMAT, "files": {}, "dtype": "float32", "checksums": checksums})
+    )
     ocp.partial.save(tmp_path / "arrays", values)
     ocp.partial.finalize(tmp_path / "arrays")
     assert checkpoint.damaged(tmp_path) == []

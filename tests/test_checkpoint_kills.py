@@ -14,7 +14,7 @@ import pytest
 
 from conversion import convert, forecast
 from jaxllm import InputError, checkpoint
-from jaxllm.workspace import hidden, written_beside
+from jaxllm.atomic_write import atomic_directory, hidden_directory
 
 FORKS = """if True:
     import json, os, signal, sys, time
@@ -74,9 +74,9 @@ def test_only_what_nobody_holds_is_swept(tmp_path):
     (tmp_path / f".b.{host}.x.partial").symlink_to(elsewhere)
     (tmp_path / f".c.{host}.x.partial").write_text("not a directory")
     before = {path.name for path in tmp_path.iterdir()} - {dead.name}
-    with hidden(tmp_path, "live") as live:
+    with hidden_directory(tmp_path, "live") as live:
         (live / "data").write_text("being written")
-        with written_beside(tmp_path / "new") as work:
+        with atomic_directory(tmp_path / "new") as work:
             assert {path.name for path in tmp_path.iterdir()} == before | {live.name, work.name}
         assert (live / "data").exists()
     assert {path.name for path in tmp_path.iterdir()} == before | {"new"}
@@ -89,7 +89,7 @@ def test_sweepers_do_not_hurt_each_other(tmp_path):
     def work(number):
         try:
             for turn in range(8):
-                with written_beside(tmp_path / f"{number}-{turn}") as path:
+                with atomic_directory(tmp_path / f"{number}-{turn}") as path:
                     (path / "file").write_text("content")
         except Exception as error:
             failures.append(error)
@@ -110,7 +110,7 @@ def test_without_locks_nothing_is_swept(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", unsupported)
     left = tmp_path / f".a.{socket.gethostname()}.x.partial"
     left.mkdir()
-    with written_beside(tmp_path / "new"):
+    with atomic_directory(tmp_path / "new"):
         pass
     assert {path.name for path in tmp_path.iterdir()} == {left.name, "new"}
 
@@ -118,12 +118,12 @@ def test_without_locks_nothing_is_swept(tmp_path, monkeypatch):
 def test_interrupted_from_the_keyboard(checkpoint_of, tmp_path):
     """In the middle of the arrays, which Orbax has written in an event loop: it ends at once and leaves nothing."""
     program = """if True:
-        import os, signal, sys, conversion, conversion.table as table
-        read = table._read
+        import os, signal, sys, conversion, conversion.claim as claim
+        read = claim._read
         def late(*arguments):
             os.kill(os.getpid(), signal.SIGINT)
             return read(*arguments)
-        table._read = late
+        claim._read = late
         try:
             conversion.convert(*sys.argv[1:])
         except KeyboardInterrupt:
@@ -147,7 +147,7 @@ def test_trials_are_swept_too(killed, checkpoint_of, tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
 def test_read_only_directory(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="cannot be written"), written_beside(tmp_path / "new"):
+    with pytest.raises(InputError, match="cannot be written"), atomic_directory(tmp_path / "new"):
         pass
     tmp_path.chmod(0o700)
 
@@ -156,7 +156,7 @@ def test_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     """All files and directories of it, and after that the name."""
     synced = []
     monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
-    with written_beside(tmp_path / "new") as work:
+    with atomic_directory(tmp_path / "new") as work:
         (work / "inner").mkdir()
         (work / "inner" / "file").write_text("content")
         monkeypatch.setattr(type(work), "rename", lambda old, new: (synced.append("renamed"), os.rename(old, new)))

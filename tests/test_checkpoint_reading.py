@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 from orbax.checkpoint.experimental import v1 as ocp
 
 from jaxllm import InputError
-from jaxllm.arrays import Wanted, read_array, read_arrays, stored_arrays
+from jaxllm.arrays import RestoreSpec, read_array, read_arrays, stored_arrays
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -37,7 +37,7 @@ def mesh_of(**axes: int) -> Mesh:
 def test_any_sharding(store, values, spec):
     mesh = mesh_of(x=4, y=2)
     sharding = NamedSharding(mesh, PartitionSpec(*spec))
-    wanted = {name: Wanted(value.shape, FLOAT32, sharding) for name, value in values.items()}
+    wanted = {name: RestoreSpec(value.shape, FLOAT32, sharding) for name, value in values.items()}
     with jax.set_mesh(mesh):
         arrays = read_arrays(store, wanted)
     assert list(arrays) == list(values)
@@ -51,7 +51,7 @@ def test_parts_are_stacked_over_stages(store, values):
     """Three stages of two slots for five layers: the last slot of the last stage is zeros, and each has its own."""
     mesh = jax.make_mesh((3, 2), ("stage", "tensor"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:6])
     sharding, names = NamedSharding(mesh, PartitionSpec("stage", None, "tensor")), [*values, None]
-    slots = {f"slot{j}": Wanted((3, 16, 12), FLOAT32, sharding, tuple(names[j::2])) for j in range(2)}
+    slots = {f"slot{j}": RestoreSpec((3, 16, 12), FLOAT32, sharding, tuple(names[j::2])) for j in range(2)}
     arrays = read_arrays(store, slots)
     for j in range(2):
         expected = np.stack([np.zeros((16, 12)) if name is None else values[name] for name in names[j::2]])
@@ -61,14 +61,14 @@ def test_parts_are_stacked_over_stages(store, values):
 
 def test_host_memory(store, values):
     sharding = NamedSharding(mesh_of(x=8), PartitionSpec("x"), memory_kind="pinned_host")
-    array = read_arrays(store, {"layers.0.weight": Wanted((16, 12), FLOAT32, sharding)})["layers.0.weight"]
+    array = read_arrays(store, {"layers.0.weight": RestoreSpec((16, 12), FLOAT32, sharding)})["layers.0.weight"]
     assert array.sharding.memory_kind == "pinned_host"
     np.testing.assert_array_equal(array, values["layers.0.weight"])
 
 
 def test_what_does_not_fit_is_named(store, values):
     def read(name="layers.1.weight", shape=(16, 12), dtype="float32", parts=None):
-        wanted = Wanted(shape, jax.numpy.dtype(dtype), SingleDeviceSharding(jax.devices()[0]), parts)
+        wanted = RestoreSpec(shape, jax.numpy.dtype(dtype), SingleDeviceSharding(jax.devices()[0]), parts)
         return read_arrays(store, {name: wanted})[name]
 
     assert read(dtype="bfloat16").dtype == "bfloat16"
@@ -85,9 +85,9 @@ def test_overflow_is_refused(tmp_path):
     ocp.partial.save(tmp_path / "arrays", {"large": np.array([1, 1e5, np.inf], np.float32)})
     ocp.partial.finalize(tmp_path / "arrays")
     place = SingleDeviceSharding(jax.devices()[0])
-    assert np.isinf(read_arrays(tmp_path / "arrays", {"large": Wanted((3,), FLOAT32, place)})["large"]).sum() == 1
+    assert np.isinf(read_arrays(tmp_path / "arrays", {"large": RestoreSpec((3,), FLOAT32, place)})["large"]).sum() == 1
     with pytest.raises(InputError, match="tensor large: has values that float16 cannot hold"):
-        read_arrays(tmp_path / "arrays", {"large": Wanted((3,), np.dtype(np.float16), place)})
+        read_arrays(tmp_path / "arrays", {"large": RestoreSpec((3,), np.dtype(np.float16), place)})
 
 
 def test_as_they_are_stored(store, values):

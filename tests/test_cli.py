@@ -11,7 +11,7 @@ import pytest
 
 import jaxllm
 from jaxllm.cli import VERBS, main
-from jaxllm.storage import DEMO
+from jaxllm.paths import DEMO
 
 
 def run(capsys, *words: str):
@@ -65,7 +65,7 @@ def test_chat_remembers(capsys, monkeypatch):
         (["generate", "."], "is a directory; write the prompt behind it"),
         (["generate", "a", "b", "c"], "too many arguments: 'b'"),
         (["generate", "no/such/path", "hello"], "no/such/path"),
-        (["generate", "x" * 5000], "fills the model's context of 512"),
+        (["generate", "x" * 5000], "fewer than the model's maximum of 512"),
         (["generate", ""], "empty"),
         (["generate", "hi", "--top-p", "7", "-t", "1"], "top_p=7.0"),
         (["generate", "hi", "--stop", ""], "stop="),

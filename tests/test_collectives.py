@@ -10,8 +10,8 @@ import pytest
 
 import jaxllm
 from conversion.architectures import architecture
-from conversion.keys import Keys
-from jaxllm.models.decoder import abstract
+from conversion.config_reader import ConfigReader
+from jaxllm.models.abstract import abstract
 from jaxllm.nn.parameter import named_parameters
 from tests.test_sharding import CONFIGS
 
@@ -21,15 +21,15 @@ BATCH, TIME = 2, 8
 
 def collectives(case, axes):
     """The collectives of a forward pass on a mesh: kind and number of elements, and whether in a loop or branch."""
-    keys = Keys(CONFIGS[case])
-    part = architecture(keys.take("model_type")).from_hf(keys)
+    reader = ConfigReader(CONFIGS[case])
+    config = architecture(reader.take("model_type")).from_hf(reader)
     mesh = jaxllm.make_mesh(**{"tensor": 1, **axes})
-    model = abstract(part, jnp.float32, mesh)
+    model = abstract(config, jnp.float32, mesh)
     with jax.set_mesh(mesh):
         program = jax.jit(lambda model, tokens: model(tokens))
         text = program.lower(model, jax.ShapeDtypeStruct((BATCH, TIME), jnp.int32)).compile().as_text() or ""
     entry = text.index("\nENTRY")
-    return part, [(m[2], size(m[1]), m.start() < entry) for m in COLLECTIVE.finditer(text)]
+    return config, [(m[2], size(m[1]), m.start() < entry) for m in COLLECTIVE.finditer(text)]
 
 
 def size(shape):
@@ -42,7 +42,11 @@ def test_two_reductions_a_layer(case):
     """With `tensor` alone: one after attention, one after the feed-forward, and none of weights, nor in a loop."""
     part, found = collectives(case, {"tensor": 4})
     embedding = 2  # the look-up, and the logits of a vocabulary that does not divide
-    assert 2 * part.num_layers <= sum(kind == "all-reduce" for kind, _, _ in found) <= 2 * part.num_layers + embedding
+    assert (
+        2 * part.layers.num_layers
+        <= sum(kind == "all-reduce" for kind, _, _ in found)
+        <= 2 * part.layers.num_layers + embedding
+    )
     assert max(elements for _, elements, _ in found) <= BATCH * TIME * part.vocab_size
     assert not any(inside for _, _, inside in found)
     weight = part.embed_dim**2 // 2

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 import jaxllm
 from conversion import convert
 from jaxllm import InputError, checkpoint
-from jaxllm.models.decoder import abstract
+from jaxllm.models.abstract import abstract
 from jaxllm.nn.parameter import named_parameters
 from tests import tiny
 
@@ -80,12 +80,12 @@ def test_published_gpt2_names(checkpoint_of, tmp_path):
 def test_first_names_of_falcon(case, name):
     """The first files have other keys too, and none for the 40B's form."""
     from conversion.architectures import architecture
-    from conversion.keys import Keys
+    from conversion.config_reader import ConfigReader
 
     new = {key: value for key, value in tiny.CASES[case].items() if key not in ("model_type", "eos_token_id")}
     names = {"num_attention_heads": "n_head", "num_hidden_layers": "n_layer", "num_kv_heads": "n_head_kv"}
     old = {names.get(key, key): value for key, value in new.items() if key != "new_decoder_architecture"}
-    assert architecture(name).from_hf(Keys(old)) == architecture("falcon").from_hf(Keys(new))
+    assert architecture(name).from_hf(ConfigReader(old)) == architecture("falcon").from_hf(ConfigReader(new))
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_first_names_of_falcon(case, name):
 )
 def test_published_gpt2_sizes(layers, dim, heads, count):
     from conversion.architectures import architecture
-    from conversion.keys import Keys
+    from conversion.config_reader import ConfigReader
 
-    keys = Keys({"n_layer": layers, "n_embd": dim, "n_head": heads})
-    model = abstract(architecture("gpt2").from_hf(keys))
+    reader = ConfigReader({"n_layer": layers, "n_embd": dim, "n_head": heads})
+    model = abstract(architecture("gpt2").from_hf(reader))
     assert sum(int(np.prod(parameter.shape)) for _, parameter in named_parameters(model)) == count
 
 
@@ -115,7 +115,7 @@ def test_interrupted_conversion_leaves_nothing(checkpoint_of, tmp_path, monkeypa
     def interrupted(*_):
         raise moment("now")
 
-    monkeypatch.setattr("conversion.table._read", interrupted)
+    monkeypatch.setattr("conversion.claim._read", interrupted)
     with pytest.raises((moment, InputError)):
         convert(checkpoint_of("llama"), tmp_path / "native")
     assert not list(tmp_path.iterdir())
@@ -124,20 +124,20 @@ def test_interrupted_conversion_leaves_nothing(checkpoint_of, tmp_path, monkeypa
 def test_damaged_native_checkpoints_are_named(checkpoint_of, tmp_path):
     native = convert(checkpoint_of("llama"), tmp_path / "native")
     damage = {
-        "manifest.json": ['{"format": 99}', "not json", "[]", '{"format": 1, "dtype": "float32", "checksums": 1}'],
+        "manifest.json": ['{"format": 99}', "not json", "[]", '{"format": 2, "dtype": "float32", "checksums": 1}'],
         "config.json": [
-            '{"part": "Perceptron"}',
-            '{"part": "Decoder"}',
+            '{"type": "PerceptronConfig"}',
+            '{"type": "DecoderConfig"}',
             "",
-            '{"part": "Decoder", "vocab_size": "many"}',
-            '{"part": "RMSNorm", "eps": 1e-6}',
+            '{"type": "DecoderConfig", "vocab_size": "many"}',
+            '{"type": "RMSNormConfig", "eps": 1e-6}',
             (native / "config.json").read_text().replace('"vocab_size": 101', '"vocab_size": 0'),
             (native / "config.json").read_text().replace('"kv_heads": 2', '"kv_heads": 0'),
             (native / "config.json").read_text().replace('"silu"', '"sigh"'),
             (native / "config.json").read_text().replace('"num_layers": 2', '"num_layers": 1'),
             (native / "config.json").read_text().replace('"num_layers": 2', '"num_layers": 1000000000'),
             (native / "config.json").read_text().replace('"theta": 10000.0', f'"theta": {10**400}'),
-            '{"part": ["Decoder"]}',
+            '{"type": ["DecoderConfig"]}',
             "[" * 10**5,
         ],
     }
@@ -167,10 +167,10 @@ def test_truncated_data_cost_one_line(checkpoint_of, tmp_path):
 
 def test_killed_conversion_leaves_the_old_state(checkpoint_of, tmp_path):
     """SIGKILL in the middle of the arrays: no target; and the next conversion is not disturbed by what is left."""
-    program = "import os, signal, conversion, conversion.table as table; read = table._read; seen = []\n"
+    program = "import os, signal, conversion, conversion.claim as claim; read = claim._read; seen = []\n"
     program += "def dying(*arguments):\n    seen.append(0)\n"
     program += "    if len(seen) > 9: os.kill(os.getpid(), signal.SIGKILL)\n    return read(*arguments)\n"
-    program += f"table._read = dying; conversion.convert({str(checkpoint_of('llama'))!r}, {str(tmp_path / 'native')!r})"
+    program += f"claim._read = dying; conversion.convert({str(checkpoint_of('llama'))!r}, {str(tmp_path / 'native')!r})"
     result = subprocess.run([sys.executable, "-c", program], check=False)
     assert result.returncode == -signal.SIGKILL
     assert not (tmp_path / "native").exists()

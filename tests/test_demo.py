@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxllm
-from jaxllm.storage import DEMO
+from jaxllm.paths import DEMO
 
 TEXT = Path(__file__).resolve().parents[2] / "shared" / "data" / "text" / "tinyshakespeare.txt"
 CARD = (DEMO / "README.md").read_text("utf-8")
@@ -35,7 +35,7 @@ def test_its_loss_is_the_stated_one():
     text = TEXT.read_text("utf-8")
     held_out = text[len(text) * 9 // 10 :]
     tokens = np.array([model.config.eos_token_ids[0], *tokenizer.encode(held_out)], np.int32)
-    context, half = model.config.context, model.config.context // 2
+    context, half = model.config.max_position_embeddings, model.config.max_position_embeddings // 2
     starts = range(0, len(tokens) - 1, half)
     windows = np.zeros((len(starts), context + 1), np.int32)
     for window, start in zip(windows, starts, strict=True):

@@ -15,8 +15,8 @@ import pytest
 import jaxllm
 from conversion import convert
 from jaxllm.cli import main
-from jaxllm.kernels.target import remember, target
-from jaxllm.storage import DEMO
+from jaxllm.kernels.target import save_validated, target
+from jaxllm.paths import DEMO
 from tests import tiny
 from tests.distributed_worker import PROMPTS
 
@@ -169,7 +169,7 @@ def test_errors_end_all_and_are_told_once(tmp_path, monkeypatch):
     differ[1] += ["--seed", "2"]
     caches = [{}, {"JAXLLM_CACHE": str(tmp_path / "cache")}]
     monkeypatch.setenv("JAXLLM_CACHE", caches[1]["JAXLLM_CACHE"])
-    remember(target().device, frozenset({"flash"}))
+    save_validated(target().device, frozenset({"flash"}))
     monkeypatch.undo()
     places = {
         "alike": ["with", "with"],
@@ -182,16 +182,18 @@ def test_errors_end_all_and_are_told_once(tmp_path, monkeypatch):
         name: Job(tmp_path / name, commands[name], directories=[tmp_path / place for place in places[name]])
         for name in places
     }
-    jobs["proven"] = Job(
-        tmp_path / "proven", members(2, *model), environments=caches, directories=[tmp_path / "with"] * 2
+    jobs["validated"] = Job(
+        tmp_path / "validated", members(2, *model), environments=caches, directories=[tmp_path / "with"] * 2
     )
     ends = {name: job.end(60) for name, job in jobs.items()}
     assert all(codes == [2, 2] and outputs == ["", ""] for codes, outputs, _ in ends.values()), ends
     assert all(errors[1] == "" and errors[0].count("\n") == 1 for *_, errors in ends.values()), ends
     told = {name: errors[0] for name, (*_, errors) in ends.items()}
-    assert told["alike"].endswith(" leaves processes of this job without a part: it must reach all 2\n")
+    assert told["alike"].endswith(" leave some processes without a device; use all 2 processes\n")
     assert told["differ"] == "jaxllm: process 1 (of 2): settings: seed is 2, but None on process 0\n"
-    assert told["proven"].endswith(": proven kernels (jaxllm doctor --kernels) is ['flash'], but [] on process 0\n")
+    assert told["validated"].endswith(
+        ": validated kernels (jaxllm doctor --kernels) is ['flash'], but [] on process 0\n"
+    )
     assert told["leader"].startswith("jaxllm: './model': this path does not exist")
     assert told["follower"].startswith("jaxllm: process 1 (of 2): './model': this path does not")
 

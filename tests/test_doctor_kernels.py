@@ -13,14 +13,14 @@ import pytest
 from jaxllm import diagnosis
 from jaxllm.cli import main
 from jaxllm.kernels import attention
-from jaxllm.kernels.attention import Kernel, choose
+from jaxllm.kernels.attention import Kernel, select_kernel
 from jaxllm.kernels.blockwise import blockwise
+from jaxllm.kernels.call import AttentionCall, Device
 from jaxllm.kernels.cases import CASES, EVERYTHING, Case
-from jaxllm.kernels.comparison import accepted, compare
-from jaxllm.kernels.inputs import Scores
-from jaxllm.kernels.request import Device, Request
-from jaxllm.kernels.target import _key, here, target
-from jaxllm.kernels.trial import TrialError, trial
+from jaxllm.kernels.comparison import compare, supported_cases
+from jaxllm.kernels.isolation import SubprocessError, run_in_subprocess
+from jaxllm.kernels.spec import AttentionSpec
+from jaxllm.kernels.target import _key, target, target_of
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW = (
@@ -63,7 +63,7 @@ def run(capsys, *words):
 @pytest.fixture
 def few(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXLLM_CACHE", str(tmp_path))
-    monkeypatch.setattr(diagnosis, "prove", partial(diagnosis.prove, FEW))
+    monkeypatch.setattr(diagnosis, "validate_kernels", partial(diagnosis.validate_kernels, FEW))
 
 
 def test_right_kernels_are_remembered_and_chosen(few, capsys, monkeypatch):
@@ -77,30 +77,30 @@ def test_right_kernels_are_remembered_and_chosen(few, capsys, monkeypatch):
     }
     monkeypatch.setattr(attention, "KERNELS", kernels)
     monkeypatch.setattr(diagnosis, "KERNELS", kernels)
-    prefill, decode = (Request.of(case.shapes("float32"), case.scores) for case in FEW)
-    assert "not yet compared on this device" in choose(decode, target().device, target().proven).reason
+    prefill, decode = (AttentionCall.of(case.shapes("float32"), case.spec) for case in FEW)
+    assert "not yet compared on this device" in select_kernel(decode, target().device, target().validated).reason
     code, out = run(capsys, "--kernels", "--json")
     report = json.loads(out)
     found = report["kernels"]
-    assert (code, report["proven"], list(found)) == (1, ["lucky"], list(kernels)[:-1])
+    assert (code, report["validated"], list(found)) == (1, ["lucky"], list(kernels)[:-1])
     assert [found[name]["passed"] for name in found] == [False, False, True, False, False]
     assert found["refusing"]["accepted"] == 0
     assert {row["case"] for row in found["wrong"]["failed"]} == {"prefill"}
     assert found["raising"]["failed"][0]["failure"].startswith("TypeError: len() takes exactly one argument")
     assert found["dying"]["ended"] == "prefill, float32: the process died (exit code 7)"
-    assert target().proven == {"lucky"}
-    prefill, decode = (choose(request, target().device, target().proven) for request in (prefill, decode))
+    assert target().validated == {"lucky"}
+    prefill, decode = (select_kernel(request, target().device, target().validated) for request in (prefill, decode))
     assert decode.kernel == "lucky"
     assert prefill.kernel == "reference"
     assert "lucky: prefill; " in prefill.reason
-    assert "proven kernels  cpu: lucky" in run(capsys)[1]
+    assert "validated kernels  cpu: lucky" in run(capsys)[1]
 
 
 def test_giving_up_is_not_called_wrong(few, capsys, monkeypatch):
     monkeypatch.setattr(diagnosis, "KERNELS", {"dying": Kernel("cpu", died, never)})
     code, out = run(capsys, "--kernels")
     assert code == 1
-    assert "dying: given up at prefill, float32: the process died (exit code 7) proven" in " ".join(out.split())
+    assert "dying: given up at prefill, float32: the process died (exit code 7) validated" in " ".join(out.split())
 
 
 def test_without_a_kernel_of_its_own(few, capsys, tmp_path):
@@ -114,22 +114,22 @@ def test_without_a_kernel_of_its_own(few, capsys, tmp_path):
 @pytest.mark.parametrize("content", ["[", "[]", '{"KEY": 5}', '{"KEY": "flash"}', '{"KEY": [["flash"]]}', "[" * 10_000])
 def test_what_is_remembered_may_be_broken(few, tmp_path, content):
     (tmp_path / "kernels.json").write_text(content.replace("KEY", _key(Device("cpu"))))
-    assert here(Device("cpu")).proven == frozenset()
+    assert target_of(Device("cpu")).validated == frozenset()
 
 
 def test_what_cannot_be_remembered_is_said_before_the_work(few, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("JAXLLM_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(diagnosis, "KERNELS", {"dying": Kernel("cpu", died, never)})
-    monkeypatch.setattr(diagnosis, "compared", None)
+    monkeypatch.setattr(diagnosis, "compare_cases", None)
     assert main(["doctor", "--kernels"]) == 2
     assert "kernels.json: cannot be written" in capsys.readouterr().err
 
 
 def test_hanging_is_told():
     began = time.monotonic()
-    with pytest.raises(TrialError, match=r"no answer in 0\.5 s"):
-        list(trial(slow, limit=0.5))
+    with pytest.raises(SubprocessError, match=r"no answer in 0\.5 s"):
+        list(run_in_subprocess(slow, limit=0.5))
     assert time.monotonic() - began < 30
 
 
@@ -151,21 +151,21 @@ def test_only_kernels_that_say_so_may_round_logarithms():
 
 def test_cases_are_calls_that_models_make():
     """In all dtypes, each by another name, and with heads and features that kernels could refuse."""
-    pairs = accepted(Kernel("cpu", blockwise, never), Device("cpu"))
+    pairs = supported_cases(Kernel("cpu", blockwise, never), Device("cpu"))
     assert len(pairs) == 3 * len({case.name for case in CASES}) == 3 * len(CASES)
     assert {case.head_dim for case in CASES} >= {64, 80, 96, 128, 192, 256}
     assert {case.heads // case.kv_heads for case in CASES} >= {1, 4, 7, 8}
 
 
 def test_table_of_who_serves_what():
-    """What the page on attention shows is what is chosen where all kernels are proven."""
+    """What the page on attention shows is what is chosen where all kernels are validated."""
     devices = {"CPU": Device("cpu"), "TPU": Device("tpu")}
     devices |= {
         name: Device("cuda", name, at) for name, at in {"Ampere": 8.0, "Hopper": 9.0, "Blackwell": 10.0}.items()
     }
     rows = [["Call", *devices], ["---"] * (1 + len(devices))]
     for call, request in diagnosis.CALLS.items():
-        chosen = (choose(request, device, frozenset(attention.KERNELS)) for device in devices.values())
+        chosen = (select_kernel(request, device, frozenset(attention.KERNELS)) for device in devices.values())
         rows.append([call, *(f"`{kernel}`" for kernel, _ in chosen)])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     assert table in (ROOT / "docs" / "attention.md").read_text("utf-8"), table
@@ -174,30 +174,30 @@ def test_table_of_who_serves_what():
 AMPERE, ADA, HOPPER, BLACKWELL = (
     Device("cuda", f"sm {capability}", capability) for capability in (8.0, 8.9, 9.0, 10.0)
 )
-CALL = Request(1, 4096, 4096, 32, 8, 128, 128, jnp.dtype(jnp.bfloat16), Scores(1.0))
+CALL = AttentionCall(1, 4096, 4096, 32, 8, 128, 128, jnp.dtype(jnp.bfloat16), AttentionSpec(1.0))
 STUBS = {
     "ours": Kernel("cuda", blockwise, lambda _, device: None if device.capability >= 9 else "Hopper or newer"),
-    "theirs": Kernel("cuda", blockwise, lambda request, _: "soft caps" if request.scores.softcap else None),
+    "theirs": Kernel("cuda", blockwise, lambda request, _: "soft caps" if request.spec.softcap else None),
     "on TPUs": Kernel("tpu", blockwise, never),
 }
 
 
 @pytest.mark.parametrize(
-    ("device", "softcap", "proven", "kernel", "reason"),
+    ("device", "softcap", "validated", "kernel", "reason"),
     [
-        (Device("cpu"), None, STUBS, "blockwise", "scores a block at a time, those that count"),
+        (Device("cpu"), None, STUBS, "blockwise", "scores are computed block by block"),
         (AMPERE, None, STUBS, "theirs", "ours: Hopper or newer; equals the reference on this sm 8.0"),
-        (ADA, 50.0, STUBS, "blockwise", "ours: Hopper or newer; theirs: soft caps; scores a block at a time"),
+        (ADA, 50.0, STUBS, "blockwise", "ours: Hopper or newer; theirs: soft caps; scores are computed block by block"),
         (HOPPER, None, STUBS, "ours", "equals the reference on this sm 9.0"),
         (HOPPER, None, {"theirs"}, "theirs", "ours: not yet compared on this device (jaxllm doctor --kernels); equals"),
         (BLACKWELL, 50.0, STUBS, "ours", "equals"),
         (BLACKWELL, None, set(), "blockwise", "ours: not yet compared"),
         (Device("tpu", "TPU v5 lite"), 50.0, STUBS, "on TPUs", "equals the reference on this TPU v5 lite"),
-        (Device("rocm"), None, STUBS, "blockwise", "scores a block at a time"),
+        (Device("rocm"), None, STUBS, "blockwise", "scores are computed block by block"),
     ],
 )
-def test_choice(monkeypatch, device, softcap, proven, kernel, reason):
+def test_choice(monkeypatch, device, softcap, validated, kernel, reason):
     monkeypatch.setattr(attention, "KERNELS", STUBS)
-    found = choose(replace(CALL, scores=Scores(1.0, softcap=softcap)), device, frozenset(proven))
+    found = select_kernel(replace(CALL, spec=AttentionSpec(1.0, softcap=softcap)), device, frozenset(validated))
     assert found.kernel == kernel
     assert found.reason.startswith(reason)

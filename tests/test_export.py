@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from conversion import convert, export, forecast
-from conversion.architectures import class_name, names
+from conversion.architectures import architecture, names
 from conversion.source import open_source
 from jaxllm import InputError, checkpoint
 from tests import tiny
@@ -245,4 +245,4 @@ def test_transformers_loads_it(case, checkpoint_of, tmp_path):
 def test_class_names_are_transformers_own():
     transformers = pytest.importorskip("transformers")
     known = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    assert {name: class_name(name) for name in names()} == {name: known[name] for name in names()}
+    assert {name: architecture(name).class_name for name in names()} == {name: known[name] for name in names()}

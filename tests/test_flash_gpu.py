@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 import jaxllm
-from jaxllm import config
-from jaxllm.kernels.flash_gpu import Plan, Tiles, flash_gpu, plan, refusal
-from jaxllm.kernels.flash_gpu.plan import PROCESSORS, SHARED, split
-from jaxllm.kernels.inputs import NOTHING, Inputs, Mixed, Scores
+from jaxllm.config import ALiBiConfig
+from jaxllm.kernels.call import AttentionCall, Device
+from jaxllm.kernels.flash_gpu import LaunchPlan, Tiles, flash_gpu, plan_launch, unsupported_reason
+from jaxllm.kernels.flash_gpu.plan import MULTIPROCESSORS, SHARED_BYTES, split
 from jaxllm.kernels.reference import reference
-from jaxllm.kernels.request import Device, Request
+from jaxllm.kernels.spec import MIN_LSE, AttentionInputs, AttentionOutput, AttentionSpec
 
 SIZES = (64, 64), (80, 80), (96, 96), (128, 128), (192, 192), (192, 128), (256, 256)
 LIMIT = 240  # seconds for one interpreted call: the interpreter of JAX 0.10 may hang where a barrier is wrong
@@ -35,7 +35,7 @@ class Case:
     """A call: B, T, S, N, K, H, V; the offsets and lengths of its rows; what is not seen may be NaN."""
 
     shape: tuple[int, int, int, int, int, int, int]
-    scores: Scores
+    spec: AttentionSpec
     offsets: tuple[int, ...] | None = None
     lengths: tuple[int, ...] | None = None
     sinks: bool = False
@@ -43,38 +43,38 @@ class Case:
     tiles: Tiles = SMALL
     poisoned: tuple[int, int] | None = None
 
-    def inputs(self) -> Inputs:
+    def inputs(self) -> AttentionInputs:
         batch, queries, keys, heads, kv_heads, head_dim, value_dim = self.shape
         random = np.random.default_rng(0)
-        shapes = (queries, heads, head_dim), (keys, kv_heads, head_dim), (keys, kv_heads, value_dim)
+        shapes = (queries, heads, head_dim), (kv_heads, keys, head_dim), (kv_heads, keys, value_dim)
         query, key, value = (jnp.asarray(random.standard_normal((batch, *shape)), self.dtype) for shape in shapes)
         offsets, lengths = (None if x is None else jnp.array(x, jnp.int32) for x in (self.offsets, self.lengths))
         sinks = jnp.asarray(random.standard_normal(heads), jnp.float32) if self.sinks else None
-        return Inputs(query, key, value, offsets, lengths, sinks)
+        return AttentionInputs(query, key, value, offsets, lengths, sinks)
 
 
-def interpreted(case: Case) -> tuple[Mixed, Mixed, Mixed]:
+def interpreted(case: Case) -> tuple[AttentionOutput, AttentionOutput, AttentionOutput]:
     """By the kernel, by the reference in the same precision, and by the reference in float64."""
     inputs = poisoned = case.inputs()
     if case.poisoned is not None:
-        key, value = (x.at[:, slice(*case.poisoned)].set(jnp.nan) for x in inputs[1:3] if x is not None)
+        key, value = (x.at[:, :, slice(*case.poisoned)].set(jnp.nan) for x in inputs[1:3] if x is not None)
         poisoned = inputs._replace(key=key, value=value)
-    found, rounded = flash_gpu(poisoned, case.scores, tiles=case.tiles, interpret=True), reference(inputs, case.scores)
+    found, rounded = flash_gpu(poisoned, case.spec, tiles=case.tiles, interpret=True), reference(inputs, case.spec)
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == case.dtype else x, inputs)
-        return jax.tree.map(lambda x: np.asarray(x, np.float64), (found, rounded, reference(exact, case.scores)))
+        return jax.tree.map(lambda x: np.asarray(x, np.float64), (found, rounded, reference(exact, case.spec)))
 
 
 @pytest.fixture(scope="module")
-def check() -> Iterator[Callable[[Case], Mixed]]:
+def check() -> Iterator[Callable[[Case], AttentionOutput]]:
     """Compares a case's outputs; interprets in a process of its own, since a kernel may be stuck."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
 
-        def compare(case: Case) -> Mixed:
+        def compare(case: Case) -> AttentionOutput:
             found, rounded, exact = pool.apply_async(interpreted, (case,)).get(LIMIT)
             assert abs(found.out - exact.out).max() <= 2 * abs(rounded.out - exact.out).max() + 1e-6
-            seen = exact.lse > NOTHING
-            assert ((found.lse > NOTHING) == seen).all()
+            seen = exact.lse > MIN_LSE
+            assert ((found.lse > MIN_LSE) == seen).all()
             assert not found.out[~seen].any()
             np.testing.assert_allclose(found.lse[seen], exact.lse[seen], rtol=1e-5, atol=1e-5)
             return found
@@ -84,18 +84,18 @@ def check() -> Iterator[Callable[[Case], Mixed]]:
 
 ONE, TWO = (Tiles(keys=64, splits=splits) for splits in (1, 2))
 WIDE = Tiles(keys=64, splits=1, warpgroups=2)
-SLOPES = config.Alibi((0.5, 0.1))
+SLOPES = ALiBiConfig((0.5, 0.1))
 EDGES = {
-    "rows that see nothing": Case((3, 3, 130, 2, 1, 16, 16), Scores(0.3), (-2, 5, -9), (100, 0, 130), tiles=ONE),
-    "no mask": Case((1, 9, 70, 2, 2, 32, 16), Scores(0.3, causal=False), tiles=Tiles()),
-    "two warpgroups": Case((1, 128, 320, 1, 1, 64, 64), Scores(0.2, window=150), (180,), tiles=WIDE),
-    "two warpgroups of two heads": Case((1, 35, 90, 2, 1, 16, 16), Scores(0.2, alibi=SLOPES), (55,), tiles=WIDE),
-    "two warpgroups of one head": Case((1, 128, 128, 2, 2, 16, 32), Scores(0.2, alibi=SLOPES), tiles=WIDE),
+    "rows that see nothing": Case((3, 3, 130, 2, 1, 16, 16), AttentionSpec(0.3), (-2, 5, -9), (100, 0, 130), tiles=ONE),
+    "no mask": Case((1, 9, 70, 2, 2, 32, 16), AttentionSpec(0.3, causal=False), tiles=Tiles()),
+    "two warpgroups": Case((1, 128, 320, 1, 1, 64, 64), AttentionSpec(0.2, window=150), (180,), tiles=WIDE),
+    "two warpgroups of two heads": Case((1, 35, 90, 2, 1, 16, 16), AttentionSpec(0.2, alibi=SLOPES), (55,), tiles=WIDE),
+    "two warpgroups of one head": Case((1, 128, 128, 2, 2, 16, 32), AttentionSpec(0.2, alibi=SLOPES), tiles=WIDE),
     "what is hidden is not read": Case(
-        (1, 2, 400, 2, 1, 16, 16), Scores(0.3, window=30), (260,), poisoned=(0, 192), tiles=TWO
+        (1, 2, 400, 2, 1, 16, 16), AttentionSpec(0.3, window=30), (260,), poisoned=(0, 192), tiles=TWO
     ),
     "what is not filled is not read": Case(
-        (1, 1, 400, 2, 1, 16, 16), Scores(0.3), (100,), (101,), poisoned=(128, 400), tiles=TWO
+        (1, 1, 400, 2, 1, 16, 16), AttentionSpec(0.3), (100,), (101,), poisoned=(128, 400), tiles=TWO
     ),
 }
 
@@ -111,20 +111,20 @@ def cases(draw) -> Case:
     batch, kv_heads, groups = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.sampled_from((1, 2, 3)))
     queries, keys, heads = draw(st.sampled_from((1, 2, 5, 33))), draw(st.integers(1, 200)), kv_heads * groups
     slopes = tuple(0.5**head for head in range(1, heads + 1))
-    scores = Scores(
+    spec = AttentionSpec(
         scale=draw(st.sampled_from((0.1, 0.4))),
         causal=draw(st.booleans()),
         window=draw(st.none() | st.integers(1, 150)),
         chunk=draw(st.none() | st.integers(1, 150)),
         softcap=draw(st.none() | st.sampled_from((2.0, 30.0))),
-        alibi=draw(st.none() | st.just(config.Alibi(slopes, scale=0.7))),
+        alibi=draw(st.none() | st.just(ALiBiConfig(slopes, scale=0.7))),
     )
     offsets = draw(st.none() | st.tuples(*[st.integers(-4, keys + 4)] * batch))
     lengths = draw(st.none() | st.tuples(*[st.integers(0, keys)] * batch))
     shape = batch, queries, keys, heads, kv_heads, draw(st.sampled_from((16, 80))), draw(st.sampled_from((16, 48)))
     tiles = Tiles(keys=64, splits=draw(st.sampled_from((None, 1, 2))))
     dtype = draw(st.sampled_from(("bfloat16", "float16")))
-    return Case(shape, scores, offsets, lengths, draw(st.booleans()), dtype, tiles)
+    return Case(shape, spec, offsets, lengths, draw(st.booleans()), dtype, tiles)
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
@@ -142,13 +142,11 @@ def abstract(sizes: tuple[int, int], queries: int, keys: int, batch: int = 2, he
     query = shape(batch, queries, heads, sizes[0])
     key, value = (shape(batch, kv_heads, keys, size) for size in sizes)
     sinks = shape(heads, dtype=jnp.float32)
-    return Inputs(query, key, value, shape(batch, dtype=jnp.int32), shape(batch, dtype=jnp.int32), sinks)
+    return AttentionInputs(query, key, value, shape(batch, dtype=jnp.int32), shape(batch, dtype=jnp.int32), sinks)
 
 
-def attend(inputs: Inputs, scores: Scores) -> Mixed:
-    key, value = (x.swapaxes(1, 2) for x in inputs[1:3] if x is not None)
-    inputs = inputs._replace(key=key, value=value)
-    kernels = {"cuda": partial(flash_gpu, scores=scores), "default": partial(reference, scores=scores)}
+def attend(inputs: AttentionInputs, spec: AttentionSpec) -> AttentionOutput:
+    kernels = {"cuda": partial(flash_gpu, spec=spec), "default": partial(reference, spec=spec)}
     return jax.lax.platform_dependent(inputs, **kernels)
 
 
@@ -157,8 +155,8 @@ def lowered(function: Callable, *arguments: Any) -> str:
 
 
 FEATURES = {
-    "plain": Scores(0.1),
-    "all": Scores(0.1, window=1000, chunk=3000, softcap=30.0, alibi=config.Alibi((0.5,) * 8)),
+    "plain": AttentionSpec(0.1),
+    "all": AttentionSpec(0.1, window=1000, chunk=3000, softcap=30.0, alibi=ALiBiConfig((0.5,) * 8)),
 }
 
 
@@ -166,9 +164,9 @@ FEATURES = {
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_lowers(sizes, feature):
     """Prefill and decode, in a loop, over a cache whose end is within a block."""
-    step = partial(attend, scores=FEATURES[feature])
+    step = partial(attend, spec=FEATURES[feature])
 
-    def loop(inputs: Inputs) -> jax.Array:
+    def loop(inputs: AttentionInputs) -> jax.Array:
         def body(query: jax.Array) -> jax.Array:
             return query + step(inputs._replace(query=query)).lse.sum().astype(query.dtype)
 
@@ -180,7 +178,7 @@ def test_lowers(sizes, feature):
 
 def test_keys_are_not_copied():
     """A cache goes into the kernel as it lies."""
-    text = lowered(partial(attend, scores=Scores(0.1)), abstract((128, 128), 1, 1000))
+    text = lowered(partial(attend, spec=AttentionSpec(0.1)), abstract((128, 128), 1, 1000))
     lines = [line for line in text.splitlines() if "2x2x1000x128xbf16" in line.split("->")[-1]]
     assert all("transpose" in line or "func" in line or "case" in line for line in lines), lines
 
@@ -191,16 +189,18 @@ def test_lowers_on_a_shard_of_heads():
     inputs = abstract((128, 128), 64, 1024)
     specs = (heads, stored, stored, rows, rows, PartitionSpec("tensor"))
 
-    def shard(*arrays: jax.Array) -> Mixed:
-        return attend(Inputs(*arrays), Scores(0.1))
+    def shard(*arrays: jax.Array) -> AttentionOutput:
+        return attend(AttentionInputs(*arrays), AttentionSpec(0.1))
 
     text = lowered(jax.shard_map(shard, mesh=mesh, in_specs=specs, out_specs=heads, check_vma=False), *inputs[:6])
     assert "mosaic_gpu_v2" in text
     assert "all_gather" not in text
 
 
-def request_of(sizes: tuple[int, int], queries: int, keys: int, dtype: Any = jnp.bfloat16, **changes: Any) -> Request:
-    return replace(Request(1, queries, keys, 8, 2, *sizes, jnp.dtype(dtype), Scores(0.1)), **changes)
+def request_of(
+    sizes: tuple[int, int], queries: int, keys: int, dtype: Any = jnp.bfloat16, **changes: Any
+) -> AttentionCall:
+    return replace(AttentionCall(1, queries, keys, 8, 2, *sizes, jnp.dtype(dtype), AttentionSpec(0.1)), **changes)
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -208,19 +208,19 @@ def test_plans_fit(sizes):
     """Into shared memory; and no more registers are asked for than a thread block starts with, or it waits forever."""
     for queries, keys in ((1, 100), (1, 65536), (300, 4096), (4096, 4096)):
         for batch in (1, 64):
-            cut = plan(request_of(sizes, queries, keys, batch=batch), Tiles())
-            assert cut.shared <= SHARED - 1024
+            cut = plan_launch(request_of(sizes, queries, keys, batch=batch), Tiles())
+            assert cut.shared <= SHARED_BYTES - 1024
             assert cut.blocks * cut.block >= cut.rows
     with pytest.raises(ValueError, match="wait forever"):
-        plan(request_of(sizes, 4096, 4096), Tiles(registers=(240, 40)))
+        plan_launch(request_of(sizes, 4096, 4096), Tiles(registers=(240, 40)))
 
 
 def test_few_queries_share_a_block():
     """Each key is read by one thread block, whatever the heads, and the processors have work."""
-    cut = plan(request_of((128, 128), 4, 65536), Tiles())
+    cut = plan_launch(request_of((128, 128), 4, 65536), Tiles())
     assert (cut.pack, cut.heads, cut.blocks, cut.warpgroups, cut.stored) == (4, 2, 1, 1, 16)
-    assert cut.splits * cut.heads >= 0.9 * PROCESSORS
-    many: Plan = plan(request_of((128, 128), 16384, 16384), Tiles())
+    assert cut.splits * cut.heads >= 0.9 * MULTIPROCESSORS
+    many: LaunchPlan = plan_launch(request_of((128, 128), 16384, 16384), Tiles())
     assert (many.pack, many.heads, many.splits, many.warpgroups) == (1, 8, 1, 2)
 
 
@@ -231,18 +231,18 @@ def test_split(blocks, key_blocks, splits):
 
 def test_refusals():
     hopper, fine = Device("cuda", "NVIDIA H200", 9.0), request_of((128, 128), 1, 100)
-    assert refusal(fine, hopper) is None
-    assert "compute capability 8.0" in str(refusal(fine, Device("cuda", "NVIDIA A100", 8.0)))
-    assert "platform rocm" in str(refusal(fine, Device("rocm")))
-    alibi = Scores(0.1, alibi=config.Alibi((0.5,) * 8, bfloat16=True))
+    assert unsupported_reason(fine, hopper) is None
+    assert "compute capability 8.0" in str(unsupported_reason(fine, Device("cuda", "NVIDIA A100", 8.0)))
+    assert "platform rocm" in str(unsupported_reason(fine, Device("rocm")))
+    alibi = AttentionSpec(0.1, alibi=ALiBiConfig((0.5,) * 8, bfloat16=True))
     refused = {
         "float32": {"dtype": jnp.dtype(jnp.float32)},
-        "narrowly": {"quantized": True},
+        "quantized": {"quantized": True},
         "parts of keys": {"shared_value": True},
         "heads of 72": {"head_dim": 72},
         "values of 512": {"value_dim": 512},
-        "rounded": {"scores": alibi},
-        "scale": {"scores": Scores(-1.0)},
+        "rounded": {"spec": alibi},
+        "scale": {"spec": AttentionSpec(-1.0)},
     }
     for reason, changes in refused.items():
-        assert reason in str(refusal(replace(fine, **changes), hopper))
+        assert reason in str(unsupported_reason(replace(fine, **changes), hopper))

@@ -33,8 +33,12 @@ def test_what_is_said_is_what_is_done(case, dtype, checkpoint_of, tmp_path):
     assert found.bytes == written(native)
     assert found.dtype == checkpoint.read_manifest(native)["dtype"]
     assert found.parameters == sum(leaf.size for leaf in checkpoint.stored(native).values())
-    part = checkpoint.read_config(native)
-    assert (found.layers, found.vocab_size, found.context) == (part.num_layers, part.vocab_size, part.context)
+    config = checkpoint.read_config(native)
+    assert (found.layers, found.vocab_size, found.context) == (
+        config.layers.num_layers,
+        config.vocab_size,
+        config.max_position_embeddings,
+    )
 
 
 def test_config_is_enough(source, tmp_path):

@@ -9,9 +9,10 @@ import jaxllm
 from conversion import convert
 from jaxllm import InputError
 from jaxllm.checkpoint import restore
-from jaxllm.generation.decode import CHUNK
-from jaxllm.generation.tokens import bucket, steps
-from jaxllm.sampling import Sampler
+from jaxllm.generation.decode import DECODE_CHUNK, bucket
+from jaxllm.generation.options import GenerationOptions
+from jaxllm.generation.sampling import Sampler
+from jaxllm.generation.tokens import generate_steps
 from tests import quick
 
 PROMPTS = [[5, 17, 33, 2, 9, 60, 61], [7], [90, 3, 3]]
@@ -25,7 +26,7 @@ def model(checkpoint_of, tmp_path_factory):
 
 def naive(model, prompt, count, row=0, seed=0, **settings):
     """The oracle: the whole row anew for each token, no cache, no chunks, no padding to buckets but the last."""
-    sampler, tokens = Sampler.of(**settings), list(prompt)
+    sampler, tokens = Sampler.of(GenerationOptions.of(**settings)), list(prompt)
     key = jax.random.fold_in(jax.random.key(seed), row)
     for step in range(count):
         padded, seen = np.zeros((1, 64), np.int32), np.zeros((1, model.config.vocab_size), bool)
@@ -47,7 +48,7 @@ def naive(model, prompt, count, row=0, seed=0, **settings):
     ids=lambda settings: "-".join(settings) or "greedy",
 )
 def test_equals_the_naive_loop_on_a_ragged_batch(model, settings):
-    count = 2 * CHUNK + 3  # ends in the middle of a chunk
+    count = 2 * DECODE_CHUNK + 3  # ends in the middle of a chunk
     ours = jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=count, seed=3, **settings)
     assert ours == [naive(model, p, count, row, seed=3, **settings) for row, p in enumerate(PROMPTS)]
     assert ours[0] == jaxllm.generate_tokens(model, PROMPTS[:1], max_new_tokens=count, seed=3, **settings)[0]
@@ -69,7 +70,7 @@ def test_ends_at_end_tokens_limits_and_context(model):
 def test_cache_grows_with_the_text(model, monkeypatch):
     """With little room to begin with, a long generation gives what it gives with all the room at once."""
     whole = jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=120)
-    monkeypatch.setattr("jaxllm.generation.tokens._ROOM", 16)
+    monkeypatch.setattr("jaxllm.generation.tokens.INITIAL_CAPACITY", 16)
     assert jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=120) == whole
 
 
@@ -83,9 +84,9 @@ def test_numbers_of_any_library(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([1, 2, 3],), r"tokens must be integers \[B T\], not int32\[3\]"),
-        (([[1.0]],), "tokens must be integers"),
-        (([[1, 2]], [1, 2]), r"lengths must be integers \[1\]"),
+        (([1, 2, 3],), r"tokens: int32\[3\], expected integers \[B T\]"),
+        (([[1.0]],), r"tokens: float32\[1, 1\], expected integers"),
+        (([[1, 2]], [1, 2]), r"lengths: int32\[2\], expected integers \[1\]"),
     ],
 )
 def test_bad_calls_are_named(model, arguments, message):
@@ -105,7 +106,7 @@ def test_the_shortest_generations(model):
 
 
 def test_log_probabilities_are_the_models_own(model):
-    found = list(steps(model, PROMPTS[:1], max_new_tokens=5, temperature=2.0, top_k=5, seed=0))
+    found = list(generate_steps(model, PROMPTS[:1], max_new_tokens=5, temperature=2.0, top_k=5, seed=0))
     row = [*PROMPTS[0], *(int(step.token[0]) for step in found)]
     expected = jax.nn.log_softmax(model(jnp.array([row]))[0])
     for at, step in enumerate(found, len(PROMPTS[0])):
@@ -115,7 +116,7 @@ def test_log_probabilities_are_the_models_own(model):
 @pytest.mark.parametrize(
     ("prompts", "settings", "message"),
     [
-        ([], {}, "no prompts"),
+        ([], {}, "prompts: the list is empty"),
         ([[1.5, 2.9]], {}, "prompt 0: must be a sequence of token ids"),
         ([1, 2], {}, "prompt 0: must be a sequence of token ids"),
         (["abc"], {}, "prompt 0: must be a sequence of token ids"),
@@ -127,7 +128,7 @@ def test_log_probabilities_are_the_models_own(model):
         ([[1]], {"temperature": "hot"}, "temperature='hot': must be a number"),
         ([[1]], {"eos_token_id": "</s>"}, "eos_token_id=.*: must be a whole number"),
         ([[1], []], {}, "prompt 1 is empty"),
-        ([[1] * 128], {}, "prompt 0 has 128 tokens, which fills the model's context of 128"),
+        ([[1] * 128], {}, "prompt 0 has 128 tokens, expected fewer than the model's maximum of 128"),
         ([[1, 101]], {}, "token 101 is outside the model's vocabulary of 101"),
         ([[-1]], {}, "token -1 is outside"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0"),
@@ -172,5 +173,5 @@ def test_filters_are_transformers_warpers():
         settings |= setting
         expected = warper(torch.tensor(ids), expected)
         if "temperature" in settings:
-            ours = Sampler.of(**settings).filtered(jnp.array(logits), jnp.array(seen))
+            ours = Sampler.of(GenerationOptions.of(**settings)).filtered(jnp.array(logits), jnp.array(seen))
             np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-5)

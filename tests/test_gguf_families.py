@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conversion.architectures import class_name, names
+from conversion.architectures import architecture, names
+from conversion.claim import claim
 from conversion.convert import translate
 from conversion.gguf import present_gguf
 from conversion.source import open_source
-from conversion.table import claim
-from jaxllm.models.decoder import abstract
+from jaxllm.models.abstract import abstract
 from tests.gguf_files import write_gguf
 
 torch = pytest.importorskip("torch")
@@ -133,7 +133,7 @@ def test_families(tmp_path, case):
     if case == "mistral":  # in GGUF a Llama, which it is without a window
         config |= {"model_type": "mistral", "sliding_window": None}
         del config["attention_bias"], config["mlp_bias"]
-    config |= {"architectures": [class_name(config["model_type"])]}  # as an export adds
+    config |= {"architectures": [architecture(config["model_type"]).class_name]}  # as an export adds
     assert told(transformers.AutoConfig.for_model(**config)) == told(model.config)
 
 
@@ -144,8 +144,8 @@ def test_converted_the_same(tmp_path, case):
     model.save_pretrained(tmp_path / "hf")
     path = write_gguf(tmp_path / "m.gguf", model.config.to_dict(), load_file(tmp_path / "hf" / "model.safetensors"))
     theirs, ours = (translate(open_source(source)) for source in (tmp_path / "hf", path))
-    assert ours.part == theirs.part
-    arrays = [list(claim(one.table, abstract(one.part), one.source.tensors)) for one in (theirs, ours)]
+    assert ours.config == theirs.config
+    arrays = [list(claim(one.table, abstract(one.config), one.source.tensors)) for one in (theirs, ours)]
     for their, our in zip(*arrays, strict=True):
         assert their.name == our.name
         np.testing.assert_array_equal(their.read()[:], our.read()[:], strict=True)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxllm import config
-from jaxllm.kernels.grouped import blocked, grouped_matmul
-from jaxllm.nn import mixture
-from jaxllm.nn.parameter import Init
-from jaxllm.shares import Share
+from jaxllm.config import FeedForwardConfig
+from jaxllm.kernels.grouped_matmul import blocked_matmul, grouped_matmul
+from jaxllm.nn import mixture_of_experts
+from jaxllm.nn.parameter import ParameterFactory
+from jaxllm.sharding import ShardIndex
 
 SIZES = {
     "even": [5, 5, 5],
@@ -48,7 +48,7 @@ def test_gradients():
         return jnp.sin(jnp.einsum("md,mfd->mf", x, weight[group])).sum()
 
     expected = jax.grad(dense, argnums=(0, 1))(x, weight)
-    for f in (grouped_matmul, blocked):
+    for f in (grouped_matmul, blocked_matmul):
         found = jax.jit(jax.grad(lambda x, weight, f=f: jnp.sin(f(x, weight, sizes)).sum(), argnums=(0, 1)))(x, weight)
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
@@ -57,13 +57,13 @@ def test_gradients():
 @jax.custom_vjp
 def poisoned(x, weight, sizes):
     """A grouped matmul that gives the worst where it may give anything, in gradients too."""
-    return jnp.where(jnp.arange(len(x))[:, None] < sizes.sum(), blocked(x, weight, sizes), jnp.nan)
+    return jnp.where(jnp.arange(len(x))[:, None] < sizes.sum(), blocked_matmul(x, weight, sizes), jnp.nan)
 
 
 def poisoned_backward(saved, cotangent):
     *floats, sizes = saved
     counts = jnp.arange(len(cotangent))[:, None] < sizes.sum()
-    _, backward = jax.vjp(lambda x, weight: blocked(x, weight, sizes), *floats)
+    _, backward = jax.vjp(lambda x, weight: blocked_matmul(x, weight, sizes), *floats)
     of_x, of_weight = backward(jnp.where(counts, cotangent, 0))
     return jnp.where(counts, of_x, jnp.nan), of_weight, None
 
@@ -73,14 +73,16 @@ poisoned.defvjp(lambda *arrays: (poisoned(*arrays), arrays), poisoned_backward)
 
 def test_rows_of_other_experts_leave_no_trace(monkeypatch):
     """A share of two experts of four."""
-    experts = mixture.Experts(Init(nnx.Rngs(0), jnp.dtype(jnp.float32)), config.FeedForward(6, "silu", True), 2, 4)
+    experts = mixture_of_experts.Experts(
+        ParameterFactory(nnx.Rngs(0), jnp.dtype(jnp.float32)), FeedForwardConfig(6, "silu", True), 2, 4
+    )
     x, chosen = jax.random.normal(jax.random.key(0), (3, 4)), jnp.array([[0, 3], [2, 3], [1, 0]])
 
     def total(arrays):
-        return (arrays[0](Share(), arrays[1], chosen, jnp.full((3, 2), 0.5)) ** 2).sum()
+        return (arrays[0](ShardIndex(), arrays[1], chosen, jnp.full((3, 2), 0.5)) ** 2).sum()
 
     expected = jax.jit(jax.value_and_grad(total))((experts, x))
-    monkeypatch.setattr(mixture, "grouped_matmul", poisoned)
+    monkeypatch.setattr(mixture_of_experts, "grouped_matmul", poisoned)
     found = jax.jit(jax.value_and_grad(lambda arrays: total(arrays)))((experts, x))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9), found, expected)
 
@@ -109,7 +111,7 @@ def test_rows_meet_no_other_weights(rows, groups):
     dim, hidden = 64, 32
     shapes = [(rows, dim), (groups, hidden, dim), (groups,)]
     arrays = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(shapes, "ffi", strict=True)]
-    assert rows < products(jax.make_jaxpr(blocked)(*arrays).jaxpr) / (dim * hidden) <= 3 * rows
+    assert rows < products(jax.make_jaxpr(blocked_matmul)(*arrays).jaxpr) / (dim * hidden) <= 3 * rows
     cost = jax.jit(grouped_matmul).lower(*arrays).compile().cost_analysis() or {}
     assert (
         cost["flops"] < 2 * rows * groups * dim * hidden / 4

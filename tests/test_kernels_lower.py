@@ -7,12 +7,21 @@ import jax.numpy as jnp
 import pytest
 
 import jaxllm
-from jaxllm import config
-from jaxllm.kernels.attention import KERNELS, attention, choose
+from jaxllm.config import (
+    ALiBiConfig,
+    AttentionConfig,
+    BlockConfig,
+    DecoderConfig,
+    FeedForwardConfig,
+    RMSNormConfig,
+    RotaryConfig,
+    StackConfig,
+)
+from jaxllm.kernels.attention import KERNELS, attention, select_kernel
+from jaxllm.kernels.call import AttentionCall, Device
 from jaxllm.kernels.cases import CASES
-from jaxllm.kernels.inputs import Inputs, Scores
-from jaxllm.kernels.request import Device, Request
-from jaxllm.kernels.target import Target, aim
+from jaxllm.kernels.spec import AttentionInputs, AttentionSpec
+from jaxllm.kernels.target import Target, override_target
 from jaxllm.planning.programs import programs
 
 DEVICES = {"cuda": Device("cuda", "NVIDIA H200", 9.0), "tpu": Device("tpu", "TPU v5e")}
@@ -36,17 +45,17 @@ def test_every_case_that_it_accepts(kernel):
     accepted = 0
     for case in CASES:
         inputs = case.shapes("bfloat16")
-        if refusal(Request.of(inputs, case.scores), DEVICES[platform]) is None:
+        if refusal(AttentionCall.of(inputs, case.spec), DEVICES[platform]) is None:
             accepted += 1
-            traced = jax.jit(lambda inputs, scores=case.scores: run(inputs, scores)).trace(inputs)
+            traced = jax.jit(lambda inputs, scores=case.spec: run(inputs, scores)).trace(inputs)
             assert NAMES[kernel] in traced.lower(lowering_platforms=(platform,)).as_text(), case.name
     assert accepted >= {"flash_gpu": 38, "cudnn": 8, "flash_tpu": 40}[kernel]
 
 
 MODELS = {
-    "grouped heads": config.Attention(8, 4, 64, 0.125, position=config.Rotary(10000.0)),
-    "window, sinks": config.Attention(8, 4, 64, 0.125, position=config.Rotary(10000.0), window=512, sinks=True),
-    "alibi": config.Attention(8, 8, 64, 0.125, position=config.Alibi(tuple(2.0**-n for n in range(8)))),
+    "grouped heads": AttentionConfig(8, 4, 64, 0.125, position=RotaryConfig(10000.0)),
+    "window, sinks": AttentionConfig(8, 4, 64, 0.125, position=RotaryConfig(10000.0), window=512, sinks=True),
+    "alibi": AttentionConfig(8, 8, 64, 0.125, position=ALiBiConfig(tuple(2.0**-n for n in range(8)))),
 }
 
 
@@ -55,24 +64,26 @@ MODELS = {
 @pytest.mark.parametrize("kernel", ["flash_gpu", "flash_tpu"])
 def test_programs_of_generation(kernel, name, axes):
     """Prefill of a whole prompt and of the rest of one, and decoding, on one device and on shares of the heads."""
-    norm, platform = config.RMSNorm(1e-6), KERNELS[kernel].platform
-    block = config.Block(norm, MODELS[name], config.FeedForward(256, "silu", gated=True))
-    part = config.Decoder(512, 512, 2, (block,), norm, 8192)
+    norm, platform = RMSNormConfig(1e-6), KERNELS[kernel].platform
+    block = BlockConfig(MODELS[name], FeedForwardConfig(256, "silu", gated=True), pre_norm=norm)
+    config = DecoderConfig(512, 512, StackConfig(2, (block,)), norm, 8192)
     for prompt in (1024, 4096):
         target = aimed(platform, kernel)
-        made = programs(part, jnp.bfloat16, jaxllm.make_mesh(**axes), 2, prompt, 8192, platform=platform, target=target)
+        made = programs(
+            config, jnp.bfloat16, jaxllm.make_mesh(**axes), 2, prompt, 8192, platform=platform, target=target
+        )
         for program in made:
             assert NAMES[kernel] in program.as_text()
 
 
 def test_the_kernel_stands_beside_what_other_platforms_run():
     """Aimed at a GPU, and lowered for a CPU all the same: what runs is blockwise, and so is every gradient."""
-    query, key = jnp.ones((1, 300, 4, 64), jnp.bfloat16), jnp.ones((1, 600, 4, 64), jnp.bfloat16)
+    query, key = jnp.ones((1, 300, 4, 64), jnp.bfloat16), jnp.ones((1, 4, 600, 64), jnp.bfloat16)
 
     def loss(query):
-        return attention(query, key, key, scores=Scores(1.0)).out.astype(jnp.float32).sum()
+        return attention(query, key, key, spec=AttentionSpec(1.0)).out.astype(jnp.float32).sum()
 
-    with aim(aimed("cuda", "flash_gpu")):
+    with override_target(aimed("cuda", "flash_gpu")):
         value, gradient = jax.jit(jax.value_and_grad(loss))(query)
     expected = jax.jit(jax.value_and_grad(loss))(query)
     assert value == expected[0]
@@ -80,15 +91,18 @@ def test_the_kernel_stands_beside_what_other_platforms_run():
 
 
 def test_a_kernel_that_rounds_logarithms_makes_no_gradient():
-    array: Any = jax.ShapeDtypeStruct((1, 600, 4, 64), jnp.bfloat16)
-    inputs = Inputs(array, array, array)
+    query: Any = jax.ShapeDtypeStruct((1, 600, 4, 64), jnp.bfloat16)
+    key: Any = jax.ShapeDtypeStruct((1, 4, 600, 64), jnp.bfloat16)
+    inputs = AttentionInputs(query, key, key)
     target = aimed("cuda", "cudnn")
-    assert choose(Request.of(inputs, Scores(1.0)), target.device, target.proven).kernel == "cudnn"
+    assert (
+        select_kernel(AttentionCall.of(inputs, AttentionSpec(1.0)), target.device, target.validated).kernel == "cudnn"
+    )
 
     def loss(query, key, value):
-        return attention(query, key, value, scores=Scores(1.0)).out.astype(jnp.float32).sum()
+        return attention(query, key, value, spec=AttentionSpec(1.0)).out.astype(jnp.float32).sum()
 
-    with aim(target):
+    with override_target(target):
         forward, backward = (
             jax.jit(f).trace(*inputs[:3]).lower(lowering_platforms=("cuda",)).as_text() for f in (loss, jax.grad(loss))
         )

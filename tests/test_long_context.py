@@ -7,9 +7,9 @@ import pytest
 
 from conversion import convert
 from conversion.verify import BOUNDS
-from jaxllm import config
 from jaxllm.checkpoint import restore
-from jaxllm.nn.position import rotary_tables
+from jaxllm.config import LinearScalingConfig, Llama3ScalingConfig, RotaryConfig, YarnScalingConfig
+from jaxllm.nn.position import rotary_cos_sin
 from tests import tiny
 
 torch = pytest.importorskip("torch")
@@ -26,10 +26,10 @@ ROTARY = {
     "yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 16.0, "original_max_position_embeddings": 4096},
 }
 PARTS = {
-    "default": config.Rotary(500000.0),
-    "linear": config.Rotary(10000.0, config.LinearScaling(4.0)),
-    "llama3": config.Rotary(500000.0, config.Llama3Scaling(8.0, 8192, 1.0, 4.0)),
-    "yarn": config.Rotary(10000.0, config.YarnScaling(16.0, 4096, 0.1 * np.log(16.0) + 1)),
+    "default": RotaryConfig(500000.0),
+    "linear": RotaryConfig(10000.0, LinearScalingConfig(4.0)),
+    "llama3": RotaryConfig(500000.0, Llama3ScalingConfig(8.0, 8192, 1.0, 4.0)),
+    "yarn": RotaryConfig(10000.0, YarnScalingConfig(16.0, 4096, 0.1 * np.log(16.0) + 1)),
 }
 
 
@@ -78,7 +78,7 @@ def test_rotary_tables_are_pytorchs_to_the_bit_of_the_angle(kind):
     embedding = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(transformers.LlamaConfig(**settings))
     start = 131000
     cos, sin = (table[0, :, :64].numpy() for table in embedding(torch.zeros(1), torch.arange(start, start + 50)[None]))
-    tables = jax.jit(lambda start: rotary_tables(PARTS[kind], 128, (start + jnp.arange(50))[None], start + 50))
+    tables = jax.jit(lambda start: rotary_cos_sin(PARTS[kind], 128, (start + jnp.arange(50))[None], start + 50))
     ours = tables(jnp.array([start], jnp.int32))
     np.testing.assert_allclose(ours[0][0], cos, rtol=0, atol=1e-6)
     np.testing.assert_allclose(ours[1][0], sin, rtol=0, atol=1e-6)

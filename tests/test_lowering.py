@@ -6,8 +6,8 @@ import pytest
 
 import jaxllm
 from conversion.architectures import architecture, names
-from conversion.keys import Keys
-from jaxllm.models.decoder import abstract
+from conversion.config_reader import ConfigReader
+from jaxllm.models.abstract import abstract
 from tests import tiny
 
 
@@ -19,8 +19,8 @@ def step(model, tokens, lengths, cache):
 @pytest.mark.parametrize("axes", [{"tensor": 1}, {"fsdp": 2, "stage": 2, "tensor": 2}], ids=str)
 @pytest.mark.parametrize("model_type", names())
 def test_lowers(model_type, axes):
-    keys = Keys(next(config for config in tiny.CASES.values() if config["model_type"] == model_type))
-    part, mesh = architecture(keys.take("model_type")).from_hf(keys), jaxllm.make_mesh(**axes)
+    reader = ConfigReader(next(config for config in tiny.CASES.values() if config["model_type"] == model_type))
+    part, mesh = architecture(reader.take("model_type")).from_hf(reader), jaxllm.make_mesh(**axes)
     model = abstract(part, jnp.bfloat16, mesh)
     with jax.set_mesh(mesh):
         cache = jax.eval_shape(lambda: model.new_cache(2, 64))

@@ -7,7 +7,7 @@ import pytest
 
 import jaxllm
 from jaxllm.errors import InputError
-from jaxllm.storage import DEMO
+from jaxllm.paths import DEMO
 from scripts import needle_in_haystack
 from scripts.haystack import Haystack, Needle
 from scripts.needle_in_haystack import TEXT, grid, survey, table
@@ -46,7 +46,7 @@ def test_prompts(tokenizer, chat):
 @pytest.fixture
 def quick_reading(monkeypatch, quick_generation):
     """Programs that compile in little time, for what the scripts read too."""
-    for name in ("begin", "read"):
+    for name in ("new_cache", "prefill_chunk"):
         monkeypatch.setattr("scripts.haystack." + name, getattr(quick, name))
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from conversion.params import read_params, to_config
+from conversion.params_json import read_params, to_config
 
 # dim, layers, heads, key-value heads and what else a published params.json has; the hidden size, context length and
 # rotary base of the same model's config.json on the hub.

@@ -72,7 +72,7 @@ def test_logits(case, dtype, native, checkpoint_of):
         for ours, expected in zip(ragged, theirs, strict=True):
             np.testing.assert_allclose(ours[: len(expected)], expected, rtol=0, atol=bound)
         if case not in tiny.CACHE_CHANGES_LOGITS:
-            turns = model.config.turning_lengths
+            turns = model.config.layers.longrope_original_lengths
             check_cached(model, tokens, of_prefixes(path, dtype, tokens) if turns else theirs, bound)
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 import jaxllm
 from conversion import convert
-from jaxllm import pipeline
 from jaxllm.checkpoint import restore
 from jaxllm.nn.parameter import named_parameters
-from jaxllm.pipeline import microbatches
-from jaxllm.stages import arrange, slots
+from jaxllm.parallel import pipeline
+from jaxllm.parallel.pipeline import microbatches
+from jaxllm.parallel.stage_assignment import assign_stages, slots
 from tests import quick, tiny
 
 
@@ -41,7 +41,7 @@ def test_no_more_places_than_it_takes(kinds, stages, places):
     [("SF" * 21, 2, 22), ("SF" * 18, 4, 10), ("RRRN" * 9, 8, 5)],  # Gemma 2 9B, gpt-oss 120B, SmolLM3
 )
 def test_one_part_in_a_place_where_it_costs_few(parts, stages, places):
-    assert len(arrange(parts, "A" * len(parts), stages)) == places
+    assert len(assign_stages(parts, "A" * len(parts), stages)) == places
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,11 @@ def test_stages_of_different_parts(checkpoint_of, tmp_path):
     """Three layers with, without and with rotary positions, one to a stage; each can be taken out as it is."""
     native = convert(checkpoint_of("smollm3-published-keys"), tmp_path / "native")
     whole, model = restore(native), restore(native, jaxllm.make_mesh(stage=3, tensor=1, devices=jax.devices()[:3]))
+    assert isinstance(model.layers, pipeline.Pipeline)
     assert len(model.layers.slots) == 1
     tokens = np.random.default_rng(0).integers(0, 100, (1, 12), np.int32)
     expected, found = (quick.jit(lambda model: model(tokens))(each) for each in (whole, model))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
-    for ours, theirs in zip(model.layers, whole.layers, strict=True):
+    for ours, theirs in zip(iter(model.layers), iter(whole.layers), strict=True):
         assert jax.tree.structure(ours) == jax.tree.structure(theirs)
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)

@@ -20,11 +20,12 @@ from jaxllm.checkpoint import restore
 from jaxllm.cli import main
 from jaxllm.models.decoder import Decoder
 from jaxllm.nn.parameter import named_parameters
-from jaxllm.planning import Chip, Work, advise, chip, chip_of, memory
+from jaxllm.planning import Chip, Workload, advise, chip, chip_of, memory
 from jaxllm.planning.activations import activation_bytes
-from jaxllm.planning.memory import cache_bytes, local_shape, model_bytes, parameter_count
-from jaxllm.planning.mesh import Extents
+from jaxllm.planning.memory import cache_bytes, local_shape, model_bytes
+from jaxllm.planning.mesh import MeshShape
 from jaxllm.planning.speed import decode_seconds
+from jaxllm.planning.weights import parameter_count
 from jaxllm.sharding import mesh_of
 from tests import tiny
 
@@ -36,7 +37,7 @@ CONFIGS = {
     "mixture": tiny.CASES["gpt_oss"] | EIGHT,
     "latent": tiny.CASES["deepseek_v3"] | EIGHT,
 }
-ONE = Extents({"data": 1, "fsdp": 1, "stage": 1, "tensor": 1, "expert": 1})
+ONE = MeshShape({"data": 1, "fsdp": 1, "stage": 1, "tensor": 1, "expert": 1})
 
 
 def part_of(name: str):
@@ -82,45 +83,47 @@ def test_predicted_is_actual(case, tmp_path):
         model = restore(native, mesh)
         assert model_bytes(model.config, "float32", mesh) == pytest.approx(fullest(model), rel=0.02)
     with jax.set_mesh(mesh):
-        read = jax.jit(lambda model, tokens: model.hidden(tokens, cache=model.new_cache(4, 128))[1].entries)
+        read = jax.jit(lambda model, tokens: model.hidden(tokens, cache=model.new_cache(4, 128))[1].layers)
         entries = read(model, np.ones((4, 8), np.int32))
     assert cache_bytes(model.config, "float32", mesh, 4, 128) == pytest.approx(fullest(entries), rel=0.02)
 
 
 def test_quantized_bytes():
     """int8 has a scale for each row of a matrix, int4 for each 32 weights of one; norms stay as they are."""
-    part = part_of("Llama 2 7B")
+    config = part_of("Llama 2 7B")
     d, hidden, vocab, layers = 4096, 11008, 32000, 32
     weights, norms = 2 * vocab * d + layers * (4 * d * d + 3 * d * hidden), (2 * layers + 1) * d
     rows = 2 * vocab + layers * (5 * d + 2 * hidden)
-    assert model_bytes(part, "int8", ONE) == weights + 2 * rows + 2 * norms
-    assert model_bytes(part, "int4", ONE) == weights / 2 + 2 * weights / 32 + 2 * norms
+    assert model_bytes(config, "int8", ONE) == weights + 2 * rows + 2 * norms
+    assert model_bytes(config, "int4", ONE) == weights / 2 + 2 * weights / 32 + 2 * norms
     router = 4 * 8 * 4096 * 32  # in float32 in any case
     assert model_bytes(part_of("Mixtral 8x7B"), "int4", ONE) > 46.7e9 * 9 / 16 + router * 0.8
 
 
 def test_latents_are_expanded_beside_what_is_read():
-    """A later chunk of a prompt expands more of the cache than its own tokens: as many as `SEGMENT`, however long."""
-    part = part_of("deepseek-v2-lite")
-    latent: Any = part.blocks[0].attention
-    part = replace(part, blocks=(replace(part.blocks[0], attention=replace(latent, heads=128)),))
-    few, more, most = (activation_bytes(part, "bfloat16", ONE, 1, size, size) for size in (2048, 4096, 32768))
+    """A later chunk of a prompt expands more of the cache than its own tokens: `LATENT_BLOCK`, however long."""
+    config = part_of("deepseek-v2-lite")
+    block = config.layers.blocks[0]
+    latent: Any = block.attention
+    blocks = (replace(block, attention=replace(latent, heads=128)),)
+    config = replace(config, layers=replace(config.layers, blocks=blocks))
+    few, more, most = (activation_bytes(config, "bfloat16", ONE, 1, size, size) for size in (2048, 4096, 32768))
     assert more - few == 2 * 2048 * 128 * (latent.nope_dim + latent.rope_dim + latent.value_dim)
     assert most == more
 
 
 def test_pipelines_and_experts():
     """Layers that do not divide leave a slot free; each kind of layer has slots of its own."""
-    part = part_of("Llama 3.1 405B")  # 126 layers
-    layer = (model_bytes(part, "bfloat16", ONE) - 2 * 2 * 128256 * 16384 - 2 * 16384) / 126
-    staged = model_bytes(part, "bfloat16", Extents({**ONE.shape, "stage": 4}))
+    config = part_of("Llama 3.1 405B")  # 126 layers
+    layer = (model_bytes(config, "bfloat16", ONE) - 2 * 2 * 128256 * 16384 - 2 * 16384) / 126
+    staged = model_bytes(config, "bfloat16", MeshShape({**ONE.shape, "stage": 4}))
     assert staged == 32 * layer + 2 * 2 * 128256 * 16384 / 4 + 2 * 16384
     for name, stages in (("Gemma 2 2B", 4), ("DeepSeek-V2-Lite", 2), ("gpt-oss 20B", 5)):
-        mesh = Extents({**ONE.shape, "stage": stages, "tensor": 2})
+        mesh = MeshShape({**ONE.shape, "stage": stages, "tensor": 2})
         weights = named_parameters(Decoder(part_of(name), rngs=None, dtype=np.float16, mesh=mesh))
         actual = (math.prod(local_shape(n, w.axes, w.shape, mesh)) * w.dtype.itemsize for n, w in weights)
         assert model_bytes(part_of(name), "float16", mesh) == sum(actual)
-    whole, shared = (model_bytes(part_of("DeepSeek-V3"), "int8", Extents({**ONE.shape, "expert": n})) for n in (1, 8))
+    whole, shared = (model_bytes(part_of("DeepSeek-V3"), "int8", MeshShape({**ONE.shape, "expert": n})) for n in (1, 8))
     assert shared == pytest.approx(whole / 8, rel=0.02)
 
 
@@ -137,7 +140,7 @@ def test_pipelines_and_experts():
     ],
 )
 def test_advice(name, devices, memory, mesh, reason):
-    advice = advise(Work(part_of(name), "bfloat16", 1, 4096, memory, 3.35e12), devices)
+    advice = advise(Workload(part_of(name), "bfloat16", 1, 4096, memory, 3.35e12), devices)
     assert advice.fits == (mesh is not None)
     assert mesh in (None, str(advice.mesh))
     assert advice.mesh.size == devices
@@ -146,7 +149,9 @@ def test_advice(name, devices, memory, mesh, reason):
 
 def test_bound_is_what_memory_allows():
     def step(name, batch=1, **extents):
-        return decode_seconds(Work(part_of(name), "bfloat16", batch, 64, 1e12, 1e12), Extents({**ONE.shape, **extents}))
+        return decode_seconds(
+            Workload(part_of(name), "bfloat16", batch, 64, 1e12, 1e12), MeshShape({**ONE.shape, **extents})
+        )
 
     read = 2 * (6738415616 - 32000 * 4096) + 2 * 2 * 32 * 64 * 4096  # the embedding is looked up in; and the cache
     assert step("Llama 2 7B") == read / 1e12
@@ -160,7 +165,7 @@ def test_plan_of_the_command_line(capsys):
     words = "plan llama-2-70b --devices 8 --memory 80GB --mesh tensor=8 --context 16000 --batch 1".split()
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    stored = {row["dtype"]: row for row in found["stored"]}
+    stored = {row["dtype"]: row for row in found["dtypes"]}
     assert stored["bfloat16"]["weights"] == pytest.approx(2 * 68976648192 / 8, rel=0.001)
     assert stored["bfloat16"]["cache"] == 2 * 2 * 80 * 16384 * 128  # one of 8 key-value heads, in room for 16,384
     assert stored["int4"]["weights"] == pytest.approx(68976648192 / 8 * 4.5 / 8, rel=0.001)
@@ -180,23 +185,23 @@ def test_plan_of_a_checkpoint(checkpoint_of, tmp_path, capsys):
     for model in (source, convert(source, tmp_path / "native")):
         assert main(["plan", str(model), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
-        sizes.append(next(row["weights"] for row in found["stored"] if row["dtype"] == "bfloat16"))
+        sizes.append(next(row["weights"] for row in found["dtypes"] if row["dtype"] == "bfloat16"))
     assert sizes[0] == sizes[1] == fullest(restore(tmp_path / "native"))
 
 
-def test_placement_auto(checkpoint_of, capsys, monkeypatch):
+def test_mesh_auto(checkpoint_of, capsys, monkeypatch):
     source = checkpoint_of("llama")
-    model, _ = jaxllm.load(source, placement="auto")
+    model, _ = jaxllm.load(source, mesh="auto")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("jaxllm: placed on data=8: ")
     assert mesh_of(model) == jaxllm.make_mesh(data=8, tensor=1)
-    with pytest.raises(InputError, match="give one of them"):
-        jaxllm.load(source, jaxllm.make_mesh(tensor=2), placement="auto")
-    with pytest.raises(InputError, match='must be "auto"'):
-        jaxllm.load(source, placement="best")
+    with pytest.raises(InputError, match="leave out offload"):
+        jaxllm.load(source, mesh="auto", offload=True)
+    with pytest.raises(InputError, match='or "auto"'):
+        jaxllm.load(source, mesh="best")  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(pretrained, "chip_of", lambda device: Chip("small", 1e4, 1e9))
     with pytest.raises(InputError, match=r"8 devices of 10.0 kB each: float32 .* kB too much; offload=True"):
-        jaxllm.load(source, placement="auto")
+        jaxllm.load(source, mesh="auto")
     code = main(["generate", str(source), "hi", "--mesh", "auto"])
     assert (code, "does not fit" in capsys.readouterr().err) == (2, True)
 

@@ -14,7 +14,7 @@ from conversion import convert
 from jaxllm import InputError, PromptCache
 from jaxllm.checkpoint import restore
 from jaxllm.generation import tokens
-from jaxllm.generation.tokens import steps
+from jaxllm.generation.tokens import generate_steps
 from tests import tiny
 
 IDS = np.random.default_rng(0).integers(0, 97, 80).tolist()
@@ -92,7 +92,7 @@ def test_whoever_stops_early_goes_on_from_there(native, reads, case):
     model, kept = restore(native(case)), PromptCache()
     whole = generated(model, IDS[:6], max_new_tokens=12)
     for taken in (1, 2, 5):
-        stream = steps(model, [IDS[:6]], max_new_tokens=12, prompt_cache=kept)
+        stream = generate_steps(model, [IDS[:6]], max_new_tokens=12, prompt_cache=kept)
         said = [int(next(stream).token[0]) for _ in range(taken)]
         assert said == whole[:taken]
         assert case == "llama" or list(kept.tokens) == [*IDS[:6], *said[:-1]]
@@ -100,7 +100,7 @@ def test_whoever_stops_early_goes_on_from_there(native, reads, case):
         reads.clear()
         assert generated(model, prompt, prompt_cache=kept) == generated(model, prompt)
         assert reads[0] == (1 if case == "llama" and taken == 5 else 2)  # the last that was said, and what is new
-        with pytest.raises(InputError, match="another generation has gone on with it"):
+        with pytest.raises(InputError, match="another generation uses it now"):
             list(stream)
         kept = PromptCache()
 
@@ -186,13 +186,13 @@ def test_files_go_from_mesh_to_mesh(native, reads, tmp_path, case, options, mesh
 
 def test_bad_caches_are_named(native, reads, tmp_path):
     model, kept, file = restore(native("llama")), PromptCache(), tmp_path / "kept"
-    with pytest.raises(InputError, match="nothing to write"):
+    with pytest.raises(InputError, match="pass it to generate first"):
         kept.save(file)
     generated(model, IDS[:9], prompt_cache=kept)
     kept.save(file)
     tuned = restore(convert(tiny.write(tmp_path / "tuned", tiny.CASES["llama"], seed=1), tmp_path / "native"))
     others = {
-        "num_layers=2, not 3": restore(native("mistral")),
+        "layers.num_layers=2, not 3": restore(native("mistral")),
         "dtype='float32', not 'bfloat16'": restore(native("llama"), dtype="bfloat16"),
         "weights=": tuned,
         "on another mesh": on(native, "llama", "tensor"),
@@ -204,12 +204,12 @@ def test_bad_caches_are_named(native, reads, tmp_path):
             with pytest.raises(InputError, match=f"{file}: .*{message}"):
                 PromptCache.load(file, other)
     for options, message in (
-        ({"prompt_cache": kept, "cache_dtype": "int8"}, "kept otherwise: cache_dtype='float32', not 'int8'"),
+        ({"prompt_cache": kept, "cache_dtype": "int8"}, "other settings: cache_dtype='float32', not 'int8'"),
         ({"prompt_cache": str(file)}, "must be a PromptCache"),
     ):
         with pytest.raises(InputError, match=message):
             generated(model, IDS[:9], **options)
-    with pytest.raises(InputError, match="keeps one prompt, not 2"):
+    with pytest.raises(InputError, match="stores one prompt, not 2"):
         jaxllm.generate_tokens(model, [[1], [2]], prompt_cache=kept)
     assert len(kept.tokens) == 20  # still there
 

@@ -114,7 +114,7 @@ def test_published_deepseek(tmp_path):
     model = restore(convert(path, tmp_path / "native"))
     ours = {name: np.asarray(parameter[...]) for name, parameter in named_parameters(model)}
     assert model.dtype == tiny.BFLOAT16
-    assert ours["layers.1.feed_forward.router.correction"].tobytes() == tensors[correction].tobytes()
+    assert ours["layers.1.feed_forward.router.score_correction_bias"].tobytes() == tensors[correction].tobytes()
     half = restore(convert(path, tmp_path / "half", dtype="float16"))
-    assert half.layers[1].feed_forward.router.correction.dtype == np.float32
+    assert half.layers[1].feed_forward.router.score_correction_bias.dtype == np.float32
     assert half.dtype == np.float16

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from conversion.architectures import architecture
+from conversion.binding import bind
 from conversion.convert import translate
 from conversion.source import open_source
-from conversion.table import bind
 from jaxllm.cli import main
 from jaxllm.errors import InputError
-from jaxllm.models.decoder import abstract
+from jaxllm.models.abstract import abstract
 from tests import tiny
 
 REFUSED_CONFIGS = {
@@ -114,9 +114,9 @@ def test_refused_number_of_experts(checkpoint_of, tmp_path, capsys):
     source = shutil.copytree(checkpoint_of("mixtral"), tmp_path / "source")
     tiny.rewrite(source, lambda config: config | {"num_local_experts": 2**31})
     refuse(capsys, source, tmp_path / "native", r"gate.weight: shape \[8, 48\] .* but the config asks for")
-    part = translate(open_source(source)).part
-    experts = [row for row in architecture("mixtral").TABLE.rows if "{e}" in row.theirs]
-    with pytest.raises(InputError, match=r"experts.\*.w\d.weight: 2147483648 of them are too many"):
+    part = translate(open_source(source)).config
+    experts = [row for row in architecture("mixtral").table.rows if "{e}" in row.source]
+    with pytest.raises(InputError, match=r"experts.\*.w\d.weight: 2147483648 of them, expected at most 65536"):
         next(bind(experts, abstract(part)))
 
 

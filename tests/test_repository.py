@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from scripts import code_density, draw_architecture
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up: a module imports from lower lines, or from its own package.
 LAYERS = """
     errors version
     checks
-    config narrow progress sampling sharding storage text watch workspace
-    arrays cache distributed quantization shares
+    config progress sharding paths text atomic_write
+    arrays cache quantization
     kernels
     nn
-    stages streaming
-    pipeline
+    parallel
     models
     checkpoint
     generation
@@ -202,7 +203,26 @@ def test_architectures_are_data():
     assert max(lengths) <= 200
     names = {path.stem.replace("-", "_") for path in files}
     for path in code("jaxllm"):
-        if path.parent.name in ("config", "nn", "models", "kernels") or path.stem in ("cache", "sharding"):
+        if path.parent.name in ("cache", "config", "kernels", "models", "nn", "sharding"):
             nodes = [vars(node) for node in ast.walk(ast.parse(path.read_text("utf-8")))]
             said = {str(node.get(key)).lower() for node in nodes for key in ("id", "name", "attr", "arg")}
             assert not {word for text in said for word in text.split("_")} & names, path
+
+
+def test_architecture_page_shows_the_imports():
+    """The drawing is current, and every file that the page names exists."""
+    page = draw_architecture.PAGE.read_text("utf-8")
+    assert draw_architecture.updated(page) == page
+    packages = {name for name in draw_architecture.dependencies() if f"jaxllm/{name}" in page or name == "conversion"}
+    files = re.findall(r"`((?:jaxllm|conversion)/[\w/]+\.py)`", page)
+    assert {"config", "nn", "models", "parallel", "kernels", "cache", "sharding", "generation"} <= packages
+    assert len(files) > 20
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_code_is_not_dense():
+    """Parallel assignments and conditional expressions stay rare."""
+    for package in code_density.PACKAGES:
+        counts = code_density.per_thousand(code_density.count_package(package))
+        for construct, limit in code_density.LIMITS.items():
+            assert counts[construct] < limit, (package, construct)

@@ -8,9 +8,9 @@ import pytest
 
 import jaxllm
 from conversion import convert
-from jaxllm import pipeline
 from jaxllm.checkpoint import restore, stored
 from jaxllm.nn.parameter import named_parameters
+from jaxllm.parallel import pipeline
 from jaxllm.sharding import mesh_of
 from tests import quick, tiny
 

@@ -7,7 +7,7 @@ import pytest
 
 import jaxllm
 from jaxllm import InputError
-from jaxllm.storage import DEMO
+from jaxllm.paths import DEMO
 
 WILD = {"temperature": 8.0, "seed": 5, "max_new_tokens": 120}  # nearly random bytes: many broken characters
 

@@ -11,7 +11,7 @@ import pytest
 
 import jaxllm
 from conversion.architectures import architecture
-from conversion.keys import Keys
+from conversion.config_reader import ConfigReader
 from conversion.published import find
 from jaxllm import InputError
 from jaxllm.planning.programs import programs
@@ -34,8 +34,8 @@ def llama(layers, dim, vocab=512):
     """A dense model with layers of 16 D^2 weights."""
     sizes = {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": dim // 8, "num_hidden_layers": layers}
     sizes |= {"hidden_size": dim, "intermediate_size": 4 * dim, "vocab_size": vocab}
-    keys = Keys(tiny.CASES["llama"] | sizes)
-    return architecture(keys.take("model_type")).from_hf(keys)
+    reader = ConfigReader(tiny.CASES["llama"] | sizes)
+    return architecture(reader.take("model_type")).from_hf(reader)
 
 
 def both(part, mesh, rows, offload=False):
@@ -58,7 +58,9 @@ def test_llama_2_70b_on_16_chips():
         assert program.bytes.arguments + program.bytes.temporaries < CHIP
         activation, (summed, passed) = f"bf16[1,{time},8192]", program.collectives[:2]
         assert summed[:2] == ("all-reduce", activation)
-        assert 0 <= summed[2] - 2 * part.num_layers // 8 <= 2  # besides, the look-up and what the last stage made
+        assert (
+            0 <= summed[2] - 2 * part.layers.num_layers // 8 <= 2
+        )  # besides, the look-up and what the last stage made
         assert passed == ("collective-permute", activation, 1)
         assert sum(count for _, _, count in program.collectives[2:]) <= 6  # the choice of a token
     assert 1 / 1.5 < found[0].bytes.temporaries / prefill.temporaries < 1.5

@@ -10,17 +10,19 @@ import jax.numpy as jnp
 import pytest
 
 import jaxllm
-from jaxllm import config
+from jaxllm.config import ALiBiConfig
+from jaxllm.kernels.call import Device
 from jaxllm.kernels.flash_tpu import flash_tpu
-from jaxllm.kernels.inputs import Inputs, Scores
-from jaxllm.kernels.request import Device
+from jaxllm.kernels.spec import AttentionInputs, AttentionSpec
 from jaxllm.planning.programs import programs
 from scripts.compile_topology import compiled, devices_of, target
 from tests.test_topology import llama
 
 pytestmark = pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu, TPUs' compiler")
 HEADS = {"64": (64, 64), "80": (80, 80), "96": (96, 96), "128": (128, 128), "192": (192, 128), "256": (256, 256)}
-EVERYTHING = Scores(0.1, window=999, chunk=5000, softcap=30.0, alibi=config.Alibi(tuple(0.9**n for n in range(28))))
+EVERYTHING = AttentionSpec(
+    0.1, window=999, chunk=5000, softcap=30.0, alibi=ALiBiConfig(tuple(0.9**n for n in range(28)))
+)
 
 
 def program(queries, keys, heads, kv_heads, sizes, dtype="bfloat16", stored=None, batch=1, scores=None):
@@ -33,9 +35,9 @@ def program(queries, keys, heads, kv_heads, sizes, dtype="bfloat16", stored=None
     caches = array(key, stored or dtype), value, *scales
 
     def attention(query, caches, row, sinks):
-        key, value, key_scale, value_scale = jax.tree.map(lambda each: each.swapaxes(1, 2), caches)
-        inputs = Inputs(query, key, value, row, row, sinks, key_scale, value_scale)
-        return flash_tpu(inputs, scores or Scores(0.1, value_dim=None if value_dim else 512))
+        key, value, key_scale, value_scale = caches
+        inputs = AttentionInputs(query, key, value, row, row, sinks, key_scale, value_scale)
+        return flash_tpu(inputs, scores or AttentionSpec(0.1, value_dim=None if value_dim else 512))
 
     sinks = array((heads,), "float32")
     return compiled(jax.jit(attention).trace(query, caches, array((batch,), "int32"), sinks).lower())

@@ -10,9 +10,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from conversion.architectures import architecture
-from conversion.keys import Keys
-from conversion.table import bind
-from jaxllm.models.decoder import abstract
+from conversion.binding import bind
+from conversion.config_reader import ConfigReader
+from jaxllm.models.abstract import abstract
 from tests.cases import CASES
 
 # Transformers' own cached and uncached logits differ here: old keys keep the frequencies of their day.
@@ -21,17 +21,17 @@ CACHE_CHANGES_LOGITS = {"llama-dynamic-v4"}
 
 def tensors(config: dict[str, Any], seed: int = 0, dtype: Any = np.float32) -> dict[str, np.ndarray]:
     """Random weights under Hugging Face's names; norms are not ones and biases not zeros."""
-    keys = Keys(config)
-    module = architecture(keys.take("model_type"))
+    reader = ConfigReader(config)
+    module = architecture(reader.take("model_type"))
     random = np.random.default_rng(seed)
     result = {}
-    part = module.from_hf(keys)
+    part = module.from_hf(reader)
     usual = 1.0 - getattr(part.norm, "offset", 0.0)
-    for binding in bind(module.TABLE.rows, abstract(part)):
-        shape = binding.their_shape
+    for binding in bind(module.table.rows, abstract(part)):
+        shape = binding.source_shape
         spread = 0.3 if len(shape) == 1 else 1 / math.sqrt(shape[-1])
-        centre = usual if binding.ours[0].endswith("norm.weight") else 0.0
-        for name in binding.theirs:
+        centre = usual if binding.targets[0].endswith("norm.weight") else 0.0
+        for name in binding.sources:
             result[name] = (centre + spread * random.standard_normal(shape)).astype(dtype)
     return result
 

@@ -1,50 +1,38 @@
-"""One file per architecture, named after its Hugging Face `model_type`: `from_hf(keys)` and `TABLE`.
+"""The supported architectures: one file each, named after the Hugging Face `model_type`.
 
-And `CLASS`, where Transformers' class for it is not called as `class_name` would have it.
+A file has a docstring that starts with the names of the models and a colon, a function `from_hf(reader)`, a `TABLE`,
+and a `CLASS` if the class in Transformers has another name than `model_type` in camel case with "ForCausalLM".
 """
 
 import importlib
 import pkgutil
-from typing import Any, Protocol
+from typing import Any
 
-from conversion.keys import Keys
-from conversion.table import Table
-from jaxllm import config
+from conversion.architecture import Architecture
 from jaxllm.errors import InputError
 
-# What model types were called before Transformers had them.
-FIRST_NAMES = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon"}
-
-
-class Architecture(Protocol):
-    """What an architecture's file holds."""
-
-    TABLE: Table
-
-    @staticmethod
-    def from_hf(keys: Keys) -> config.Decoder:
-        """Our config from theirs."""
-        ...
+# Names that published configs used before Transformers had the architecture.
+LEGACY_NAMES = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon"}
 
 
 def names() -> list[str]:
-    """The supported model types."""
+    """Returns the supported model types."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def architecture(model_type: Any) -> Architecture:
-    """The file of a model type.
+    """Returns the architecture of a model type.
 
     Raises:
-        InputError: there is none.
+      InputError: the model type is not supported.
     """
-    name = FIRST_NAMES.get(model_type, model_type) if isinstance(model_type, str) else None
+    name = None
+    if isinstance(model_type, str):
+        name = LEGACY_NAMES.get(model_type, model_type)
     if name not in names():
         raise InputError(f"config.json: model_type {model_type!r} is not supported; known: {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}")  # pyright: ignore[reportReturnType]
-
-
-def class_name(model_type: str) -> str:
-    """What Transformers calls the causal model of a type; raises as `architecture` does."""
-    words = [word[:1].upper() + word[1:] for word in FIRST_NAMES.get(model_type, model_type).split("_")]
-    return getattr(architecture(model_type), "CLASS", f"{''.join(words)}ForCausalLM")
+    module = importlib.import_module(f"{__name__}.{name}")
+    camel_case = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+    class_name = getattr(module, "CLASS", f"{camel_case}ForCausalLM")
+    models, _, _ = (module.__doc__ or "").partition(":")
+    return Architecture(name, module.from_hf, module.TABLE, class_name, models)

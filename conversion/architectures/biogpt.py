@@ -1,15 +1,13 @@
-"""BioGPT: an OPT with scaled embeddings, and GELU for ReLU."""
+"""BioGPT: OPT with scaled embeddings and GELU instead of ReLU."""
 
-from conversion.activations import ACTIVATIONS
 from conversion.architectures.gpt2 import gpt_sizes
 from conversion.architectures.opt import USUAL, fairseq_rows
-from conversion.keys import Keys
-from conversion.sizes import decoder
-from conversion.table import Table
-from jaxllm import config
+from conversion.builders import ACTIVATIONS, ConfigReader, decoder
+from conversion.table import WeightTable
+from jaxllm.config import BlockConfig, DecoderConfig, FeedForwardConfig, LayerNormConfig, LearnedPositionConfig
 
 CLASS = "BioGptForCausalLM"
-TABLE = Table(
+TABLE = WeightTable(
     rows=fairseq_rows("biogpt.", "layer_norm", "output_projection.weight"),
     ignored={},
     embedding="biogpt.embed_tokens.weight",
@@ -18,15 +16,17 @@ TABLE = Table(
 )
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `BioGptConfig`'s keys; defaults are Transformers'."""
-    keys.take("layer_norm_eps", None)  # 1e-12 in the published file; the model has PyTorch's own, as in fairseq
-    sizes, length = gpt_sizes(keys, 1024, 24, 16, USUAL), keys.size("max_position_embeddings", 1024)
-    norm, activation = config.LayerNorm(1e-5), keys.choice("hidden_act", ACTIVATIONS, "gelu")
-    feed_forward = config.FeedForward(keys.size("intermediate_size", 4096), activation, gated=False, bias=True)
-    block = config.Block(norm, sizes.attention(None, bias=True, output_bias=True), feed_forward)
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `BioGptConfig`; defaults are those of Transformers."""
+    reader.take("layer_norm_eps", None)  # 1e-12 in the published file; the model has PyTorch's own, as in fairseq
+    sizes = gpt_sizes(reader, 1024, 24, 16, USUAL)
+    length = reader.size("max_position_embeddings", 1024)
+    norm = LayerNormConfig(1e-5)
+    activation = reader.choice("hidden_act", ACTIVATIONS, "gelu")
+    feed_forward = FeedForwardConfig(reader.size("intermediate_size", 4096), activation, gated=False, bias=True)
+    block = BlockConfig(sizes.attention(None, bias=True, output_bias=True), feed_forward, pre_norm=norm)
     return decoder(
-        keys,
+        reader,
         sizes,
         [block],
         norm,
@@ -34,6 +34,6 @@ def from_hf(keys: Keys) -> config.Decoder:
         vocab_size=42384,
         tied=True,
         eos=2,
-        position=config.LearnedPosition(length, offset=2),
-        embed_scale=sizes.dim**0.5 if keys.flag("scale_embedding", True) else 1.0,
+        position=LearnedPositionConfig(length, offset=2),
+        embed_scale=sizes.dim**0.5 if reader.flag("scale_embedding", True) else 1.0,
     )

@@ -1,21 +1,20 @@
-"""Command R: parallel blocks under one norm without a bias, neighbouring dimensions turned, scaled logits."""
+"""Command R: parallel blocks, layer norms without bias, interleaved rotary embeddings and scaled logits."""
 
-from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, FEED_FORWARD, IGNORED, NORMS
-from conversion.keys import Keys
-from conversion.rotary import rotary
-from conversion.sizes import Sizes, decoder, gated
-from conversion.table import Row, Table
-from jaxllm import config
+from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED, NORMS
+from conversion.builders import ConfigReader, Sizes, decoder, gated_feed_forward, rotary
+from conversion.table import TableRow, WeightTable
+from jaxllm.config import DecoderConfig, LayerNormConfig, NormConfig, ParallelBlockConfig, QKNormConfig
 
-_LAYER, _THEIRS = "layers.{i}.", "model.layers.{i}."
+_LAYER = "layers.{i}."
+_THEIRS = "model.layers.{i}."
 
-TABLE = Table(
+TABLE = WeightTable(
     (
-        *ENDS,
+        *EMBEDDING_AND_HEAD,
         *NORMS,
         *ATTENTION,
-        Row(_LAYER + "attention.query_norm.weight", _THEIRS + "self_attn.q_norm.weight", "n h -> n h"),
-        Row(_LAYER + "attention.key_norm.weight", _THEIRS + "self_attn.k_norm.weight", "n h -> n h"),
+        TableRow(_LAYER + "attention.query_norm.weight", _THEIRS + "self_attn.q_norm.weight", "n h -> n h"),
+        TableRow(_LAYER + "attention.key_norm.weight", _THEIRS + "self_attn.k_norm.weight", "n h -> n h"),
         *FEED_FORWARD,
     ),
     IGNORED,
@@ -23,26 +22,32 @@ TABLE = Table(
 )
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `CohereConfig`'s keys; defaults are Transformers'."""
-    keys.take("model_max_length", None)  # of the tokenizer
-    sizes, norm = Sizes.of(keys, dim=8192, layers=40, heads=64), layer_norm(keys)
-    length = keys.size("max_position_embeddings", 8192)
-    position, context = rotary(keys, length, sizes.head_dim, theta=500_000.0, interleaved=True)
-    bias, normal = keys.flag("attention_bias", False), keys.flag("use_qk_norm", False)
-    head_norm = config.HeadNorm(norm, "each head") if normal else None
-    attention = sizes.attention(position, bias=bias, output_bias=bias, head_norm=head_norm)
-    return scaled(keys, sizes, [config.ParallelBlock(norm, attention, gated(keys, 22528))], norm, context)
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `CohereConfig`; defaults are those of Transformers."""
+    reader.take("model_max_length", None)  # of the tokenizer
+    sizes = Sizes.of(reader, dim=8192, layers=40, heads=64)
+    norm = layer_norm(reader)
+    length = reader.size("max_position_embeddings", 8192)
+    position, context = rotary(reader, length, sizes.head_dim, theta=500_000.0, interleaved=True)
+    bias = reader.flag("attention_bias", False)
+    normal = reader.flag("use_qk_norm", False)
+    qk_norm = None
+    if normal:
+        qk_norm = QKNormConfig(norm, "each head")
+    attention = sizes.attention(position, bias=bias, output_bias=bias, qk_norm=qk_norm)
+    return scaled(
+        reader, sizes, [ParallelBlockConfig(attention, gated_feed_forward(reader, 22528), pre_norm=norm)], norm, context
+    )
 
 
-def layer_norm(keys: Keys) -> config.LayerNorm:
+def layer_norm(reader: ConfigReader) -> LayerNormConfig:
     """The norm without a bias."""
-    return config.LayerNorm(float(keys.number("layer_norm_eps", 1e-5)), bias=False)
+    return LayerNormConfig(float(reader.number("layer_norm_eps", 1e-5)), bias=False)
 
 
 def scaled(
-    keys: Keys, sizes: Sizes, blocks: list[config.ParallelBlock], norm: config.Norm, context: int
-) -> config.Decoder:
+    reader: ConfigReader, sizes: Sizes, blocks: list[ParallelBlockConfig], norm: NormConfig, context: int
+) -> DecoderConfig:
     """The whole model, its logits scaled."""
-    scale = float(keys.number("logit_scale", 0.0625))
-    return decoder(keys, sizes, blocks, norm, context, vocab_size=256000, tied=True, eos=255001, logit_scale=scale)
+    scale = float(reader.number("logit_scale", 0.0625))
+    return decoder(reader, sizes, blocks, norm, context, vocab_size=256000, tied=True, eos=255001, logit_scale=scale)

@@ -1,4 +1,4 @@
-"""DeepSeek-V2: latent attention, and experts chosen by softmax scores, from everywhere or within the best groups."""
+"""DeepSeek-V2: multi-head latent attention, and a softmax router with optional expert groups."""
 
 from conversion.architectures.deepseek_v3 import (
     LATENT_ATTENTION,
@@ -7,41 +7,47 @@ from conversion.architectures.deepseek_v3 import (
     latent_attention,
     latent_sizes,
 )
-from conversion.architectures.llama import EMBEDDING, ENDS, FEED_FORWARD, IGNORED, NORMS
+from conversion.architectures.llama import EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED, NORMS
 from conversion.architectures.qwen2_moe import EXPERTS
-from conversion.keys import Keys
-from conversion.sizes import decoder, gated, rms_norm
-from conversion.table import Table
-from jaxllm import config
+from conversion.builders import ConfigReader, decoder, gated_feed_forward, rms_norm
+from conversion.table import WeightTable
+from jaxllm.config import BlockConfig, DecoderConfig, RouterConfig
 
-TABLE = Table((*ENDS, *NORMS, *LATENT_ATTENTION, *FEED_FORWARD, *EXPERTS, *SHARED), IGNORED, EMBEDDING)
+TABLE = WeightTable(
+    (*EMBEDDING_AND_HEAD, *NORMS, *LATENT_ATTENTION, *FEED_FORWARD, *EXPERTS, *SHARED), IGNORED, EMBEDDING
+)
 
 _GROUPED = {"greedy": False, "group_limited_greedy": True}
 
 
-def _router(keys: Keys) -> config.Router:
-    keys.alias("n_routed_experts", "num_experts")
-    keys.neutral("scoring_func", ("softmax",))
-    keys.neutral("norm_topk_prob", (False, None))  # Transformers does nothing by it
-    grouped = keys.choice("topk_method", _GROUPED, "greedy")
-    groups, kept = (keys.size(name) if grouped else keys.take(name, None) and 1 for name in ("n_group", "topk_group"))
-    return config.Router(
-        keys.size("n_routed_experts", 64),
-        keys.size("num_experts_per_tok"),
-        normalize=False,
-        scale=float(keys.number("routed_scaling_factor", 1.0)),
-        groups=groups or 1,
-        kept_groups=kept or 1,
-        group_best=1,
+def _router(reader: ConfigReader) -> RouterConfig:
+    reader.alias("n_routed_experts", "num_experts")
+    reader.neutral("scoring_func", ("softmax",))
+    reader.neutral("norm_topk_prob", (False, None))  # Transformers does nothing by it
+    grouped = reader.choice("topk_method", _GROUPED, "greedy")
+    groups, kept = (
+        reader.size(name) if grouped else reader.take(name, None) and 1 for name in ("n_group", "topk_group")
+    )
+    return RouterConfig(
+        reader.size("n_routed_experts", 64),
+        reader.size("num_experts_per_tok"),
+        norm_topk_prob=False,
+        routed_scaling_factor=float(reader.number("routed_scaling_factor", 1.0)),
+        n_group=groups or 1,
+        topk_group=kept or 1,
+        topk_within_group=1,
     )
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `DeepseekV2Config`'s keys; defaults are Transformers'."""
-    keys.neutral("mlp_bias", (False,))
-    keys.neutral("rope_interleave", (True, None))
-    sizes, norm = latent_sizes(keys, 4096, 32, 32), rms_norm(keys)
-    attention, context = latent_attention(keys, sizes.heads, 2048, interleaved=True)
-    parts = dense_then_mixtures(keys, sizes.layers, _router(keys), gated(keys, 11008), hidden=1407, shared=2, first=0)
-    blocks = [config.Block(norm, attention, part) for part in parts]
-    return decoder(keys, sizes, blocks, norm, context, vocab_size=102400, eos=2)
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `DeepseekV2Config`; defaults are those of Transformers."""
+    reader.neutral("mlp_bias", (False,))
+    reader.neutral("rope_interleave", (True, None))
+    sizes = latent_sizes(reader, 4096, 32, 32)
+    norm = rms_norm(reader)
+    attention, context = latent_attention(reader, sizes.heads, 2048, interleaved=True)
+    parts = dense_then_mixtures(
+        reader, sizes.layers, _router(reader), gated_feed_forward(reader, 11008), hidden=1407, shared=2, first=0
+    )
+    blocks = [BlockConfig(attention, part, pre_norm=norm) for part in parts]
+    return decoder(reader, sizes, blocks, norm, context, vocab_size=102400, eos=2)

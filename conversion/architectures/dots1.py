@@ -1,33 +1,47 @@
-"""dots.llm1: normalised heads, windows in the upper layers if anywhere, and DeepSeek-V3's mixtures."""
+"""dots.llm1: QK norm, optional sliding windows in the upper layers, and the experts of DeepSeek-V3."""
 
 from conversion.architectures.deepseek_v3 import CORRECTION, SHARED, dense_then_mixtures, sigmoid_router
-from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, FEED_FORWARD, IGNORED, NORMS
+from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED, NORMS
 from conversion.architectures.qwen2_moe import EXPERTS
 from conversion.architectures.qwen3 import HEAD_NORMS
-from conversion.keys import Keys
-from conversion.rotary import rotary
-from conversion.sizes import FULL, SLIDING, Sizes, decoder, gated, rms_norm, windows
-from conversion.table import Table
-from jaxllm import config
+from conversion.builders import (
+    FULL,
+    SLIDING,
+    ConfigReader,
+    Sizes,
+    decoder,
+    gated_feed_forward,
+    rms_norm,
+    rotary,
+    windows,
+)
+from conversion.table import WeightTable
+from jaxllm.config import BlockConfig, DecoderConfig, QKNormConfig
 
-TABLE = Table(
-    (*ENDS, *NORMS, *ATTENTION, *HEAD_NORMS, *FEED_FORWARD, *EXPERTS, *SHARED, CORRECTION), IGNORED, EMBEDDING
+TABLE = WeightTable(
+    (*EMBEDDING_AND_HEAD, *NORMS, *ATTENTION, *HEAD_NORMS, *FEED_FORWARD, *EXPERTS, *SHARED, CORRECTION),
+    IGNORED,
+    EMBEDDING,
 )
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `Dots1Config`'s keys; defaults are Transformers'."""
-    keys.neutral("use_sliding_window", (False, None))
-    sizes, norm = Sizes.of(keys, 4608, 62, 32), rms_norm(keys)
-    position, context = rotary(keys, keys.size("max_position_embeddings", 2048), sizes.head_dim)
-    bias, first = keys.flag("attention_bias", False), keys.take("max_window_layers", 62, (int,))
-    fields = {"bias": bias, "output_bias": bias, "head_norm": config.HeadNorm(norm)}
-    window = keys.size_or_none("sliding_window", 4096)
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `Dots1Config`; defaults are those of Transformers."""
+    reader.neutral("use_sliding_window", (False, None))
+    sizes = Sizes.of(reader, 4608, 62, 32)
+    norm = rms_norm(reader)
+    position, context = rotary(reader, reader.size("max_position_embeddings", 2048), sizes.head_dim)
+    bias = reader.flag("attention_bias", False)
+    first = reader.take("max_window_layers", 62, (int,))
+    fields = {"bias": bias, "output_bias": bias, "qk_norm": QKNormConfig(norm)}
+    window = reader.size_or_none("sliding_window", 4096)
     default = [SLIDING if window and layer >= first else FULL for layer in range(sizes.layers)]
-    router = sigmoid_router(keys, None, None, groups=1, kept=1, normalize=False)
-    parts = dense_then_mixtures(keys, sizes.layers, router, gated(keys, 10944), hidden=1408, shared=None, first=0)
+    router = sigmoid_router(reader, None, None, groups=1, kept=1, normalize=False)
+    parts = dense_then_mixtures(
+        reader, sizes.layers, router, gated_feed_forward(reader, 10944), hidden=1408, shared=None, first=0
+    )
     blocks = [
-        config.Block(norm, sizes.attention(position, window=window, **fields), part)
-        for window, part in zip(windows(keys, sizes.layers, window, default), parts, strict=True)
+        BlockConfig(sizes.attention(position, window=window, **fields), part, pre_norm=norm)
+        for window, part in zip(windows(reader, sizes.layers, window, default), parts, strict=True)
     ]
-    return decoder(keys, sizes, blocks, norm, context, vocab_size=152064, eos=None)
+    return decoder(reader, sizes, blocks, norm, context, vocab_size=152064, eos=None)

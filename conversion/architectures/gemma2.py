@@ -1,53 +1,53 @@
-"""Gemma 2: a Gemma with norms around attention and feed-forward, bounded scores and logits, and windows by turns."""
+"""Gemma 2: Gemma with sandwich norms, soft caps on scores and logits, and a window in every other layer."""
 
 from typing import Any
 
-from conversion.activations import ACTIVATIONS
 from conversion.architectures.gemma import causal_only, feed_forward
-from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, FEED_FORWARD, IGNORED
-from conversion.keys import Keys
-from conversion.rotary import rotary
-from conversion.sizes import FULL, SLIDING, Sizes, decoder, rms_norm, windows
-from conversion.table import Row, Table
-from jaxllm import config
+from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED
+from conversion.builders import ACTIVATIONS, FULL, SLIDING, ConfigReader, Sizes, decoder, rms_norm, rotary, windows
+from conversion.table import TableRow, WeightTable
+from jaxllm.config import BlockConfig, DecoderConfig, FeedForwardConfig
 
-_LAYER, _THEIRS = "layers.{i}.", "model.layers.{i}."
+_LAYER = "layers.{i}."
+_THEIRS = "model.layers.{i}."
 
 NORMS_AROUND = (
-    Row(_LAYER + "attention_norm.weight", _THEIRS + "input_layernorm.weight", "d -> d"),
-    Row(_LAYER + "attention_output_norm.weight", _THEIRS + "post_attention_layernorm.weight", "d -> d"),
-    Row(_LAYER + "feed_forward_norm.weight", _THEIRS + "pre_feedforward_layernorm.weight", "d -> d"),
-    Row(_LAYER + "feed_forward_output_norm.weight", _THEIRS + "post_feedforward_layernorm.weight", "d -> d"),
+    TableRow(_LAYER + "attention_norm.weight", _THEIRS + "input_layernorm.weight", "d -> d"),
+    TableRow(_LAYER + "attention_output_norm.weight", _THEIRS + "post_attention_layernorm.weight", "d -> d"),
+    TableRow(_LAYER + "feed_forward_norm.weight", _THEIRS + "pre_feedforward_layernorm.weight", "d -> d"),
+    TableRow(_LAYER + "feed_forward_output_norm.weight", _THEIRS + "post_feedforward_layernorm.weight", "d -> d"),
 )
 
-TABLE = Table(ENDS + NORMS_AROUND + ATTENTION + FEED_FORWARD, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS_AROUND + ATTENTION + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
-def attention_fields(keys: Keys) -> dict[str, Any]:
+def attention_fields(reader: ConfigReader) -> dict[str, Any]:
     """What Gemma 2 and 3 say of attention alike."""
-    bias = keys.flag("attention_bias", False)
-    return {"scale": keys.number("query_pre_attn_scalar", 256) ** -0.5, "bias": bias, "output_bias": bias}
+    bias = reader.flag("attention_bias", False)
+    return {"scale": reader.number("query_pre_attn_scalar", 256) ** -0.5, "bias": bias, "output_bias": bias}
 
 
-def network(keys: Keys) -> config.FeedForward:
+def network(reader: ConfigReader) -> FeedForwardConfig:
     """The feed-forward network that Gemma 2 and 3 spell alike."""
-    return feed_forward(keys, 9216, "hidden_activation", "hidden_act", ACTIVATIONS)
+    return feed_forward(reader, 9216, "hidden_activation", "hidden_act", ACTIVATIONS)
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `Gemma2Config`'s keys; defaults are Transformers'."""
-    causal_only(keys)
-    sizes, norm = Sizes.of(keys, 2304, 26, 8, kv_heads=4, head_dim=256), rms_norm(keys, offset=1.0)
-    position, context = rotary(keys, keys.size("max_position_embeddings", 8192), sizes.head_dim)
-    fields = attention_fields(keys) | {"softcap": keys.number_or_none("attn_logit_softcapping", 50.0)}
-    hidden, window = network(keys), keys.size_or_none("sliding_window", 4096)
-    keys.neutral("sliding_window_size", (window, None))  # a repeat in the published files, which nobody reads
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `Gemma2Config`; defaults are those of Transformers."""
+    causal_only(reader)
+    sizes = Sizes.of(reader, 2304, 26, 8, kv_heads=4, head_dim=256)
+    norm = rms_norm(reader, offset=1.0)
+    position, context = rotary(reader, reader.size("max_position_embeddings", 8192), sizes.head_dim)
+    fields = attention_fields(reader) | {"softcap": reader.number_or_none("attn_logit_softcapping", 50.0)}
+    hidden = network(reader)
+    window = reader.size_or_none("sliding_window", 4096)
+    reader.neutral("sliding_window_size", (window, None))  # a repeat in the published files, which nobody reads
     blocks = [
-        config.Block(norm, sizes.attention(position, window=each, **fields), hidden, "around")
-        for each in windows(keys, sizes.layers, window, (SLIDING, FULL))
+        BlockConfig(sizes.attention(position, window=each, **fields), hidden, pre_norm=norm, output_norm=norm)
+        for each in windows(reader, sizes.layers, window, (SLIDING, FULL))
     ]
     return decoder(
-        keys,
+        reader,
         sizes,
         blocks,
         norm,
@@ -56,5 +56,5 @@ def from_hf(keys: Keys) -> config.Decoder:
         tied=True,
         eos=1,
         embed_scale=sizes.dim**0.5,
-        logit_softcap=keys.number_or_none("final_logit_softcapping", 30.0),
+        logit_softcap=reader.number_or_none("final_logit_softcapping", 30.0),
     )

@@ -1,48 +1,57 @@
-"""Gemma 3's language model: normalised heads, five layers with a window to one without, a rotary base for each kind."""
+"""Gemma 3 (text): QK norm, five layers with a window for each one without, and a rotary base for each kind."""
 
 from conversion.architectures.gemma import causal_only
 from conversion.architectures.gemma2 import NORMS_AROUND, attention_fields, network
-from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, FEED_FORWARD, IGNORED
+from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED
 from conversion.architectures.qwen3 import HEAD_NORMS
-from conversion.keys import Keys
-from conversion.rotary import rotary_by_layer_type
-from conversion.sizes import FULL, SLIDING, Sizes, all_but_every, decoder, rms_norm, windows
-from conversion.table import Table
-from jaxllm import config
+from conversion.builders import (
+    FULL,
+    SLIDING,
+    ConfigReader,
+    Sizes,
+    decoder,
+    full_attention_every,
+    rms_norm,
+    rotary_by_layer_type,
+    windows,
+)
+from conversion.table import WeightTable
+from jaxllm.config import BlockConfig, DecoderConfig, QKNormConfig
 
 CLASS = "Gemma3ForCausalLM"
-TABLE = Table(ENDS + NORMS_AROUND + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS_AROUND + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
-def _windows(keys: Keys, layers: int) -> list[int | None]:
+def _windows(reader: ConfigReader, layers: int) -> list[int | None]:
     """The window of each layer; `sliding_window_pattern` is the older spelling, and says which are without."""
-    every = keys.size("sliding_window_pattern", 6)
-    keys.neutral("_sliding_window_pattern", (None, every))
-    default = all_but_every(layers, every)
-    return windows(keys, layers, keys.size_or_none("sliding_window", 4096), default)
+    every = reader.size("sliding_window_pattern", 6)
+    reader.neutral("_sliding_window_pattern", (None, every))
+    default = full_attention_every(layers, every)
+    return windows(reader, layers, reader.size_or_none("sliding_window", 4096), default)
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `Gemma3TextConfig`'s keys; defaults are Transformers'."""
-    causal_only(keys)
-    keys.neutral("attn_logit_softcapping", (None,))  # Transformers reads it, and does nothing
-    sizes, norm = Sizes.of(keys, 2304, 26, 8, kv_heads=4, head_dim=256), rms_norm(keys, offset=1.0)
-    bases = {FULL: keys.number("rope_theta", 1e6), SLIDING: keys.number("rope_local_base_freq", 1e4)}
-    context = keys.size("max_position_embeddings", 131072)  # with what scaling adds to it
-    positions, _ = rotary_by_layer_type(keys, context, sizes.head_dim, bases)
-    fields = attention_fields(keys) | {"head_norm": config.HeadNorm(norm)}
-    hidden = network(keys)
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `Gemma3TextConfig`; defaults are those of Transformers."""
+    causal_only(reader)
+    reader.neutral("attn_logit_softcapping", (None,))  # Transformers reads it, and does nothing
+    sizes = Sizes.of(reader, 2304, 26, 8, kv_heads=4, head_dim=256)
+    norm = rms_norm(reader, offset=1.0)
+    bases = {FULL: reader.number("rope_theta", 1e6), SLIDING: reader.number("rope_local_base_freq", 1e4)}
+    context = reader.size("max_position_embeddings", 131072)  # with what scaling adds to it
+    positions, _ = rotary_by_layer_type(reader, context, sizes.head_dim, bases)
+    fields = attention_fields(reader) | {"qk_norm": QKNormConfig(norm)}
+    hidden = network(reader)
     blocks = [
-        config.Block(
-            norm,
+        BlockConfig(
             sizes.attention(positions[SLIDING if window else FULL], window=window, **fields),
             hidden,
-            "around",
+            pre_norm=norm,
+            output_norm=norm,
         )
-        for window in _windows(keys, sizes.layers)
+        for window in _windows(reader, sizes.layers)
     ]
     return decoder(
-        keys,
+        reader,
         sizes,
         blocks,
         norm,
@@ -51,5 +60,5 @@ def from_hf(keys: Keys) -> config.Decoder:
         tied=True,
         eos=1,
         embed_scale=sizes.dim**0.5,
-        logit_softcap=keys.number_or_none("final_logit_softcapping"),
+        logit_softcap=reader.number_or_none("final_logit_softcapping"),
     )

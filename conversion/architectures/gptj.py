@@ -1,36 +1,46 @@
-"""GPT-J: attention and feed-forward side by side after one norm, and rotary positions in neighbouring pairs."""
+"""GPT-J: parallel attention and feed-forward with one norm, and interleaved rotary embeddings."""
 
-from conversion.architectures.gpt2 import EMBEDDING, ENDS, IGNORED, NORMS, gpt_context, gpt_sizes, layer_norm, plain
-from conversion.keys import Keys
-from conversion.rows import plain_feed_forward
-from conversion.sizes import decoder
-from conversion.table import Row, Table
-from jaxllm import config
+from conversion.architectures.gpt2 import (
+    EMBEDDING,
+    EMBEDDING_AND_HEAD,
+    IGNORED,
+    NORMS,
+    gpt_context,
+    gpt_sizes,
+    layer_norm,
+    ungated_feed_forward,
+)
+from conversion.builders import ConfigReader, decoder
+from conversion.table import TableRow, WeightTable, ungated_feed_forward_rows
+from jaxllm.config import DecoderConfig, ParallelBlockConfig, RotaryConfig
 
-_LAYER, _THEIRS = "layers.{i}.", "transformer.h.{i}."
+_LAYER = "layers.{i}."
+_THEIRS = "transformer.h.{i}."
 
 # What CodeGen's table has too.
 OUTER = (
-    *ENDS,
+    *EMBEDDING_AND_HEAD,
     *NORMS,
-    Row("head.bias", "lm_head.bias", "v -> v"),
-    Row(_LAYER + "attention.output.weight", _THEIRS + "attn.out_proj.weight", "d (n h) -> d n h"),
-    *plain_feed_forward(_THEIRS + "mlp.fc_in", _THEIRS + "mlp.fc_out"),
+    TableRow("head.bias", "lm_head.bias", "v -> v"),
+    TableRow(_LAYER + "attention.output.weight", _THEIRS + "attn.out_proj.weight", "d (n h) -> d n h"),
+    *ungated_feed_forward_rows(_THEIRS + "mlp.fc_in", _THEIRS + "mlp.fc_out"),
 )
 ATTENTION = (
-    Row(_LAYER + "attention.query.weight", _THEIRS + "attn.q_proj.weight", "(n h) d -> n h d"),
-    Row(_LAYER + "attention.key.weight", _THEIRS + "attn.k_proj.weight", "(n h) d -> n h d"),
-    Row(_LAYER + "attention.value.weight", _THEIRS + "attn.v_proj.weight", "(n h) d -> n h d"),
+    TableRow(_LAYER + "attention.query.weight", _THEIRS + "attn.q_proj.weight", "(n h) d -> n h d"),
+    TableRow(_LAYER + "attention.key.weight", _THEIRS + "attn.k_proj.weight", "(n h) d -> n h d"),
+    TableRow(_LAYER + "attention.value.weight", _THEIRS + "attn.v_proj.weight", "(n h) d -> n h d"),
 )
 CLASS = "GPTJForCausalLM"
-TABLE = Table(OUTER + ATTENTION, IGNORED, EMBEDDING)
+TABLE = WeightTable(OUTER + ATTENTION, IGNORED, EMBEDDING)
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `GPTJConfig`'s keys; defaults are Transformers'."""
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `GPTJConfig`; defaults are those of Transformers."""
     for flag in ("rotary", "scale_attn_weights"):  # old keys that no version of Transformers heeds
-        keys.neutral(flag, (True, None))
-    sizes, context, norm = gpt_sizes(keys, 4096, 28, 16), gpt_context(keys, 2048), layer_norm(keys)
-    position = config.Rotary(dim=keys.take("rotary_dim", 64, (int,)), interleaved=True)
-    block = config.ParallelBlock(norm, sizes.attention(position), plain(keys, sizes))
-    return decoder(keys, sizes, [block], norm, context, vocab_size=50400, eos=50256, head_bias=True)
+        reader.neutral(flag, (True, None))
+    sizes = gpt_sizes(reader, 4096, 28, 16)
+    context = gpt_context(reader, 2048)
+    norm = layer_norm(reader)
+    position = RotaryConfig(rotary_dim=reader.take("rotary_dim", 64, (int,)), interleaved=True)
+    block = ParallelBlockConfig(sizes.attention(position), ungated_feed_forward(reader, sizes), pre_norm=norm)
+    return decoder(reader, sizes, [block], norm, context, vocab_size=50400, eos=50256, head_bias=True)

@@ -1,27 +1,27 @@
-"""Granite 3's mixtures: Granite's multipliers, and experts whose gates and ups come as one tensor."""
+"""Granite 3 (mixture of experts): Granite with experts whose gate and up projections are fused."""
 
 from conversion.architectures.granite import decoder_of
-from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, IGNORED, NORMS
-from conversion.keys import Keys
-from conversion.sizes import gated
-from conversion.table import Row, Table
-from jaxllm import config
+from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, IGNORED, NORMS
+from conversion.builders import ConfigReader, gated_feed_forward
+from conversion.table import TableRow, WeightTable
+from jaxllm.config import DecoderConfig, MixtureOfExpertsConfig, RouterConfig
 
-_OURS, _THEIRS = "layers.{i}.feed_forward.", "model.layers.{i}.block_sparse_moe."
+_OURS = "layers.{i}.feed_forward."
+_THEIRS = "model.layers.{i}.block_sparse_moe."
 _GATE_UP = (_OURS + "experts.gate.weight", _OURS + "experts.up.weight")
 _MIXTURE = (
-    Row(_OURS + "router.map.weight", _THEIRS + "router.layer.weight", "e d -> e d"),
-    Row(_GATE_UP, _THEIRS + "input_linear.weight", "e (p f) d -> e (p f) d", "p"),
-    Row(_OURS + "experts.down.weight", _THEIRS + "output_linear.weight", "e d f -> e d f"),
+    TableRow(_OURS + "router.linear.weight", _THEIRS + "router.layer.weight", "e d -> e d"),
+    TableRow(_GATE_UP, _THEIRS + "input_linear.weight", "e (p f) d -> e (p f) d", "p"),
+    TableRow(_OURS + "experts.down.weight", _THEIRS + "output_linear.weight", "e d f -> e d f"),
 )
 
 CLASS = "GraniteMoeForCausalLM"
-TABLE = Table(ENDS + NORMS + ATTENTION + _MIXTURE, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + ATTENTION + _MIXTURE, IGNORED, EMBEDDING)
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `GraniteMoeConfig`'s keys; defaults are Transformers'."""
-    keys.take("init_method", None)  # of the training
-    keys.alias("num_local_experts", "num_experts")
-    router = config.Router(keys.size("num_local_experts", 8), keys.size("num_experts_per_tok", 2))
-    return decoder_of(keys, config.Mixture(router, gated(keys, 11008)))
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `GraniteMoeConfig`; defaults are those of Transformers."""
+    reader.take("init_method", None)  # of the training
+    reader.alias("num_local_experts", "num_experts")
+    router = RouterConfig(reader.size("num_local_experts", 8), reader.size("num_experts_per_tok", 2))
+    return decoder_of(reader, MixtureOfExpertsConfig(router, gated_feed_forward(reader, 11008)))

@@ -1,30 +1,30 @@
-"""Nemotron and Minitron: layer norms whose weights are stored less one, squared ReLUs, half of each head turned."""
+"""Nemotron and Minitron: layer norms with weights stored minus one, squared ReLU, and partial rotary embeddings."""
 
-from conversion.activations import ACTIVATIONS
-from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, FEED_FORWARD, IGNORED, NORMS
+from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED, NORMS
 from conversion.architectures.stablelm import NORM_BIASES
-from conversion.keys import Keys
-from conversion.rotary import rotary
-from conversion.sizes import Sizes, decoder
-from conversion.table import Table
-from jaxllm import config
+from conversion.builders import ACTIVATIONS, ConfigReader, Sizes, decoder, rotary
+from conversion.table import WeightTable
+from jaxllm.config import BlockConfig, DecoderConfig, FeedForwardConfig, LayerNormConfig
 
-TABLE = Table(ENDS + NORMS + NORM_BIASES + ATTENTION + FEED_FORWARD, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + NORM_BIASES + ATTENTION + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `NemotronConfig`'s keys; defaults are Transformers'."""
-    sizes = Sizes.of(keys, dim=6144, heads=48)
-    norm = config.LayerNorm(float(keys.number("norm_eps", 1e-5)), offset=1.0)
-    length, fraction = keys.size("max_position_embeddings", 4096), keys.peek("partial_rotary_factor") or 0.5
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `NemotronConfig`; defaults are those of Transformers."""
+    sizes = Sizes.of(reader, dim=6144, heads=48)
+    norm = LayerNormConfig(float(reader.number("norm_eps", 1e-5)), offset=1.0)
+    length = reader.size("max_position_embeddings", 4096)
+    fraction = reader.peek("partial_rotary_factor") or 0.5
     for name in ("rope_percent", "rope_percentage"):  # first names, which not every Transformers heeds
-        keys.neutral(name, (fraction, None))
-    position, context = rotary(keys, length, sizes.head_dim, fraction=0.5)
-    bias, activation = keys.flag("attention_bias", False), keys.choice("hidden_act", ACTIVATIONS, "relu2")
-    hidden, mlp_bias = keys.size("intermediate_size", 24576), keys.flag("mlp_bias", False)
-    block = config.Block(
-        norm,
+        reader.neutral(name, (fraction, None))
+    position, context = rotary(reader, length, sizes.head_dim, fraction=0.5)
+    bias = reader.flag("attention_bias", False)
+    activation = reader.choice("hidden_act", ACTIVATIONS, "relu2")
+    hidden = reader.size("intermediate_size", 24576)
+    mlp_bias = reader.flag("mlp_bias", False)
+    block = BlockConfig(
         sizes.attention(position, bias=bias, output_bias=bias),
-        config.FeedForward(hidden, activation, gated=False, bias=mlp_bias),
+        FeedForwardConfig(hidden, activation, gated=False, bias=mlp_bias),
+        pre_norm=norm,
     )
-    return decoder(keys, sizes, [block], norm, context, vocab_size=256000, eos=3)
+    return decoder(reader, sizes, [block], norm, context, vocab_size=256000, eos=3)

@@ -1,31 +1,32 @@
-"""OLMo 2: a Llama whose norms stand behind attention and feed-forward, and over all heads' queries and keys."""
+"""OLMo 2: Llama with norms on the outputs of branches, and a QK norm over all heads together."""
 
-from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, FEED_FORWARD, IGNORED
-from conversion.keys import Keys
-from conversion.rotary import rotary
-from conversion.sizes import Sizes, decoder, gated, rms_norm
-from conversion.table import Row, Table
-from jaxllm import config
+from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED
+from conversion.builders import ConfigReader, Sizes, decoder, gated_feed_forward, rms_norm, rotary
+from conversion.table import TableRow, WeightTable
+from jaxllm.config import BlockConfig, DecoderConfig, QKNormConfig
 
-_LAYER, _THEIRS = "layers.{i}.", "model.layers.{i}."
+_LAYER = "layers.{i}."
+_THEIRS = "model.layers.{i}."
 
 NORMS_BEHIND = (
-    Row(_LAYER + "attention_norm.weight", _THEIRS + "post_attention_layernorm.weight", "d -> d"),
-    Row(_LAYER + "feed_forward_norm.weight", _THEIRS + "post_feedforward_layernorm.weight", "d -> d"),
+    TableRow(_LAYER + "attention_output_norm.weight", _THEIRS + "post_attention_layernorm.weight", "d -> d"),
+    TableRow(_LAYER + "feed_forward_output_norm.weight", _THEIRS + "post_feedforward_layernorm.weight", "d -> d"),
 )
 HEAD_NORMS = (
-    Row(_LAYER + "attention.query_norm.weight", _THEIRS + "self_attn.q_norm.weight", "(n h) -> n h"),
-    Row(_LAYER + "attention.key_norm.weight", _THEIRS + "self_attn.k_norm.weight", "(n h) -> n h"),
+    TableRow(_LAYER + "attention.query_norm.weight", _THEIRS + "self_attn.q_norm.weight", "(n h) -> n h"),
+    TableRow(_LAYER + "attention.key_norm.weight", _THEIRS + "self_attn.k_norm.weight", "(n h) -> n h"),
 )
 
-TABLE = Table(ENDS + NORMS_BEHIND + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS_BEHIND + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `Olmo2Config`'s keys; defaults are Transformers'."""
-    sizes, norm = Sizes.of(keys), rms_norm(keys, 1e-5)
-    position, context = rotary(keys, keys.size("max_position_embeddings", 2048), sizes.head_dim)
-    bias, head_norm = keys.flag("attention_bias", False), config.HeadNorm(norm, "all heads")
-    attention = sizes.attention(position, bias=bias, output_bias=bias, head_norm=head_norm)
-    block = config.Block(norm, attention, gated(keys, 11008), "output")
-    return decoder(keys, sizes, [block], norm, context, vocab_size=50304, eos=50279)
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `Olmo2Config`; defaults are those of Transformers."""
+    sizes = Sizes.of(reader)
+    norm = rms_norm(reader, 1e-5)
+    position, context = rotary(reader, reader.size("max_position_embeddings", 2048), sizes.head_dim)
+    bias = reader.flag("attention_bias", False)
+    qk_norm = QKNormConfig(norm, "all heads")
+    attention = sizes.attention(position, bias=bias, output_bias=bias, qk_norm=qk_norm)
+    block = BlockConfig(attention, gated_feed_forward(reader, 11008), output_norm=norm)
+    return decoder(reader, sizes, [block], norm, context, vocab_size=50304, eos=50279)

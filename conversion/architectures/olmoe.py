@@ -1,24 +1,25 @@
-"""OLMoE: queries and keys normalised over all heads together, and 64 small experts, eight for each token."""
+"""OLMoE: a QK norm over all heads together, and 64 small experts, eight for each token."""
 
-from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, IGNORED, NORMS
+from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, IGNORED, NORMS
 from conversion.architectures.olmo2 import HEAD_NORMS
 from conversion.architectures.qwen2_moe import EXPERTS, router
-from conversion.keys import Keys
-from conversion.rotary import rotary
-from conversion.sizes import Sizes, decoder, gated, rms_norm
-from conversion.table import Table
-from jaxllm import config
+from conversion.builders import ConfigReader, Sizes, decoder, gated_feed_forward, rms_norm, rotary
+from conversion.table import WeightTable
+from jaxllm.config import BlockConfig, DecoderConfig, MixtureOfExpertsConfig, QKNormConfig
 
-TABLE = Table(ENDS + NORMS + ATTENTION + HEAD_NORMS + EXPERTS, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + ATTENTION + HEAD_NORMS + EXPERTS, IGNORED, EMBEDDING)
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `OlmoeConfig`'s keys; defaults are Transformers'."""
-    keys.neutral("clip_qkv", (None,))
-    sizes, norm = Sizes.of(keys, 2048, 16, 16), rms_norm(keys, 1e-5)
-    position, context = rotary(keys, keys.size("max_position_embeddings", 4096), sizes.head_dim)
-    bias = keys.flag("attention_bias", False)
-    head_norm = config.HeadNorm(norm, "all heads")
-    attention = sizes.attention(position, bias=bias, output_bias=bias, head_norm=head_norm)
-    block = config.Block(norm, attention, config.Mixture(router(keys, 64, 8), gated(keys, 2048)))
-    return decoder(keys, sizes, [block], norm, context, vocab_size=50304, eos=50279)
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `OlmoeConfig`; defaults are those of Transformers."""
+    reader.neutral("clip_qkv", (None,))
+    sizes = Sizes.of(reader, 2048, 16, 16)
+    norm = rms_norm(reader, 1e-5)
+    position, context = rotary(reader, reader.size("max_position_embeddings", 4096), sizes.head_dim)
+    bias = reader.flag("attention_bias", False)
+    qk_norm = QKNormConfig(norm, "all heads")
+    attention = sizes.attention(position, bias=bias, output_bias=bias, qk_norm=qk_norm)
+    block = BlockConfig(
+        attention, MixtureOfExpertsConfig(router(reader, 64, 8), gated_feed_forward(reader, 2048)), pre_norm=norm
+    )
+    return decoder(reader, sizes, [block], norm, context, vocab_size=50304, eos=50279)

@@ -1,28 +1,41 @@
-"""Qwen 1.5, 2 and 2.5: a Llama whose queries, keys and values have biases, and whose upper layers may slide."""
+"""Qwen 1.5, 2 and 2.5: Llama with biases on queries, keys and values, and optional windows in the upper layers."""
 
 from conversion.architectures.llama import TABLE
-from conversion.keys import Keys
-from conversion.rotary import rotary
-from conversion.sizes import FULL, SLIDING, Sizes, decoder, gated, rms_norm, windows
-from jaxllm import config
+from conversion.builders import (
+    FULL,
+    SLIDING,
+    ConfigReader,
+    Sizes,
+    decoder,
+    gated_feed_forward,
+    rms_norm,
+    rotary,
+    windows,
+)
+from jaxllm.config import BlockConfig, DecoderConfig
 
 __all__ = ["TABLE", "from_hf", "upper_windows"]
 
 
-def upper_windows(keys: Keys, layers: int) -> list[int | None]:
+def upper_windows(reader: ConfigReader, layers: int) -> list[int | None]:
     """The window of each layer: if used at all, that of the layers from number `max_window_layers` on."""
-    size, first = keys.size_or_none("sliding_window", 4096), keys.take("max_window_layers", 28, (int,))
-    window = size if keys.flag("use_sliding_window", False) else None
-    return windows(keys, layers, window, [SLIDING if window and i >= first else FULL for i in range(layers)])
+    size = reader.size_or_none("sliding_window", 4096)
+    first = reader.take("max_window_layers", 28, (int,))
+    window = None
+    if reader.flag("use_sliding_window", False):
+        window = size
+    return windows(reader, layers, window, [SLIDING if window and i >= first else FULL for i in range(layers)])
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `Qwen2Config`'s keys; defaults are Transformers'."""
-    keys.neutral("use_mrope", (False, None))
-    sizes, norm, feed_forward = Sizes.of(keys, kv_heads=32), rms_norm(keys), gated(keys, 22016)
-    position, context = rotary(keys, keys.size("max_position_embeddings", 32768), sizes.head_dim)
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `Qwen2Config`; defaults are those of Transformers."""
+    reader.neutral("use_mrope", (False, None))
+    sizes = Sizes.of(reader, kv_heads=32)
+    norm = rms_norm(reader)
+    feed_forward = gated_feed_forward(reader, 22016)
+    position, context = rotary(reader, reader.size("max_position_embeddings", 32768), sizes.head_dim)
     blocks = [
-        config.Block(norm, sizes.attention(position, bias=True, window=window), feed_forward)
-        for window in upper_windows(keys, sizes.layers)
+        BlockConfig(sizes.attention(position, bias=True, window=window), feed_forward, pre_norm=norm)
+        for window in upper_windows(reader, sizes.layers)
     ]
-    return decoder(keys, sizes, blocks, norm, context, vocab_size=151936, eos=None)
+    return decoder(reader, sizes, blocks, norm, context, vocab_size=151936, eos=None)

@@ -1,34 +1,36 @@
-"""Qwen3: a Qwen2 that normalises each head's queries and keys, its biases gone by default."""
+"""Qwen3: Qwen2 with QK norm, by default without biases."""
 
-from conversion.architectures.llama import ATTENTION, EMBEDDING, ENDS, FEED_FORWARD, IGNORED, NORMS
+from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED, NORMS
 from conversion.architectures.qwen2 import upper_windows
-from conversion.keys import Keys
-from conversion.rotary import rotary
-from conversion.sizes import Sizes, decoder, gated, rms_norm
-from conversion.table import Row, Table
-from jaxllm import config
+from conversion.builders import ConfigReader, Sizes, decoder, gated_feed_forward, rms_norm, rotary
+from conversion.table import TableRow, WeightTable
+from jaxllm.config import BlockConfig, DecoderConfig, QKNormConfig
 
-_LAYER, _THEIRS = "layers.{i}.attention.", "model.layers.{i}.self_attn."
+_LAYER = "layers.{i}.attention."
+_THEIRS = "model.layers.{i}.self_attn."
 
 HEAD_NORMS = (
-    Row(_LAYER + "query_norm.weight", _THEIRS + "q_norm.weight", "h -> h"),
-    Row(_LAYER + "key_norm.weight", _THEIRS + "k_norm.weight", "h -> h"),
+    TableRow(_LAYER + "query_norm.weight", _THEIRS + "q_norm.weight", "h -> h"),
+    TableRow(_LAYER + "key_norm.weight", _THEIRS + "k_norm.weight", "h -> h"),
 )
 
-TABLE = Table(ENDS + NORMS + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `Qwen3Config`'s keys; defaults are Transformers'."""
-    sizes, norm, feed_forward = Sizes.of(keys, kv_heads=32, head_dim=128), rms_norm(keys), gated(keys, 22016)
-    position, context = rotary(keys, keys.size("max_position_embeddings", 32768), sizes.head_dim)
-    bias, head_norm = keys.flag("attention_bias", False), config.HeadNorm(norm)
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `Qwen3Config`; defaults are those of Transformers."""
+    sizes = Sizes.of(reader, kv_heads=32, head_dim=128)
+    norm = rms_norm(reader)
+    feed_forward = gated_feed_forward(reader, 22016)
+    position, context = rotary(reader, reader.size("max_position_embeddings", 32768), sizes.head_dim)
+    bias = reader.flag("attention_bias", False)
+    qk_norm = QKNormConfig(norm)
     blocks = [
-        config.Block(
-            norm,
-            sizes.attention(position, bias=bias, output_bias=bias, window=window, head_norm=head_norm),
+        BlockConfig(
+            sizes.attention(position, bias=bias, output_bias=bias, window=window, qk_norm=qk_norm),
             feed_forward,
+            pre_norm=norm,
         )
-        for window in upper_windows(keys, sizes.layers)
+        for window in upper_windows(reader, sizes.layers)
     ]
-    return decoder(keys, sizes, blocks, norm, context, vocab_size=151936, eos=None)
+    return decoder(reader, sizes, blocks, norm, context, vocab_size=151936, eos=None)

@@ -1,19 +1,21 @@
-"""Seed-OSS: a Llama with more heads than fit its width, and biases on queries, keys and values."""
+"""Seed-OSS: Llama with biases on queries, keys and values, and a head dimension independent of the width."""
 
 from conversion.architectures.llama import TABLE
-from conversion.keys import Keys
-from conversion.rotary import rotary
-from conversion.sizes import Sizes, decoder, gated, rms_norm
-from jaxllm import config
+from conversion.builders import ConfigReader, Sizes, decoder, gated_feed_forward, rms_norm, rotary
+from jaxllm.config import BlockConfig, DecoderConfig
 
 __all__ = ["TABLE", "from_hf"]
 
 
-def from_hf(keys: Keys) -> config.Decoder:
-    """Our config from `SeedOssConfig`'s keys; defaults are Transformers'."""
-    sizes, norm = Sizes.of(keys, layers=64, heads=80, kv_heads=8, head_dim=128), rms_norm(keys)
-    position, context = rotary(keys, keys.size("max_position_embeddings", 524288), sizes.head_dim)
-    bias, output_bias = keys.flag("attention_bias", True), keys.flag("attention_out_bias", False)
+def from_hf(reader: ConfigReader) -> DecoderConfig:
+    """Builds the config from the keys of `SeedOssConfig`; defaults are those of Transformers."""
+    sizes = Sizes.of(reader, layers=64, heads=80, kv_heads=8, head_dim=128)
+    norm = rms_norm(reader)
+    position, context = rotary(reader, reader.size("max_position_embeddings", 524288), sizes.head_dim)
+    bias = reader.flag("attention_bias", True)
+    output_bias = reader.flag("attention_out_bias", False)
     attention = sizes.attention(position, bias=bias, output_bias=output_bias)
-    block = config.Block(norm, attention, gated(keys, 27648, bias=keys.flag("mlp_bias", False)))
-    return decoder(keys, sizes, [block], norm, context, vocab_size=155136, eos=2)
+    block = BlockConfig(
+        attention, gated_feed_forward(reader, 27648, bias=reader.flag("mlp_bias", False)), pre_norm=norm
+    )
+    return decoder(reader, sizes, [block], norm, context, vocab_size=155136, eos=2)

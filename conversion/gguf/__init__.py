@@ -1,5 +1,5 @@
 """GGUF files, llama.cpp's own, presented under Hugging Face's names."""
 
-from conversion.gguf.present import VOCABULARY, Presented, present_gguf
+from conversion.gguf.to_hf import VOCABULARY, Presented, present_gguf
 
 __all__ = ["VOCABULARY", "Presented", "present_gguf"]

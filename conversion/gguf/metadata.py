@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conversion.config_reader import ConfigReader
 from conversion.gguf.reader import Stored
-from conversion.keys import Keys
 from jaxllm.config import MAX_LAYERS
 from jaxllm.errors import InputError
 from jaxllm.text.files import library_errors
@@ -43,7 +43,7 @@ class Model:
 
     header: Header
     architecture: str
-    keys: Keys
+    keys: ConfigReader
     sizes: dict[str, int]
     tensors: Mapping[str, Stored]
 
@@ -61,7 +61,9 @@ class Model:
 
     def number_or_none(self, name: str) -> float | None:
         """A positive number, or None where the file has none."""
-        return self.number(name) if self.key(name) in self.header.values else None
+        if self.key(name) in self.header.values:
+            return self.number(name)
+        return None
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -88,7 +90,7 @@ def read_model(header: Header, tensors: Mapping[str, Stored], known: Sequence[st
     Raises:
         InputError: a key is missing or of no sense, or the file is none of a model.
     """
-    general = Keys(header.values, str(header.file))
+    general = ConfigReader(header.values, str(header.file))
     for key, values in (("general.type", ("model",)), ("general.quantization_version", (2,))):
         general.neutral(key, values)
     architecture = general.take("general.architecture", kinds=(str,))
@@ -96,7 +98,7 @@ def read_model(header: Header, tensors: Mapping[str, Stored], known: Sequence[st
         problem = f"general.architecture {architecture[:40]!r} is not supported; known: {', '.join(known)}"
         raise InputError(f"{header.file}: {problem}")
     left = {key: value for key, value in header.values.items() if not key.startswith(tuple(HARMLESS))}
-    model = Model(header, architecture, Keys(left, str(header.file)), {}, tensors)
+    model = Model(header, architecture, ConfigReader(left, str(header.file)), {}, tensors)
     model.sizes.update(_sizes(model))
     return model
 
@@ -105,7 +107,9 @@ def _sizes(model: Model) -> dict[str, int]:
     embedding = model.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise model.error("tensor token_embd.weight: missing, or not a matrix")
-    vocabulary, dim, heads = embedding.shape[0], model.size("embedding_length"), model.size("attention.head_count")
+    vocabulary = embedding.shape[0]
+    dim = model.size("embedding_length")
+    heads = model.size("attention.head_count")
     if model.size("vocab_size", vocabulary) != vocabulary:
         raise model.error(f"{model.key('vocab_size')} is not {vocabulary}, the rows of token_embd.weight")
     head_dim = model.size("attention.key_length", dim // heads or 1)
@@ -127,8 +131,8 @@ def _sizes(model: Model) -> dict[str, int]:
 
 def token_ids(header: Header) -> dict[str, Any]:
     """The keys of a config that say what begins a text and what ends it."""
-    keys = Keys(header.values, str(header.file))
-    begins, *ends = (keys.token_ids(f"tokenizer.ggml.{name}_token_id", None) for name in ("bos", "eos", "eot", "eom"))
+    reader = ConfigReader(header.values, str(header.file))
+    begins, *ends = (reader.token_ids(f"tokenizer.ggml.{name}_token_id", None) for name in ("bos", "eos", "eot", "eom"))
     ids = [token_id for given in ends for token_id in given]
     if "tokenizer.ggml.tokens" in header.values:
         with library_errors(header.file):

@@ -7,7 +7,7 @@ runs over experts, or heads, which the file has in one tensor. The file's names:
 
 from typing import NamedTuple
 
-from conversion.gguf.changes import CHANGES
+from conversion.gguf.transforms import CHANGES
 
 
 class Row(NamedTuple):

@@ -51,7 +51,9 @@ def qwen3_moe(model: Model) -> dict[str, Any]:
 def _query_scale(model: Model, layers_27b: int) -> int:
     """`query_pre_attn_scalar`, which files leave to the reader: not a head's size in the models of 27B only."""
     sizes = model.sizes
-    return sizes["dim"] // sizes["heads"] if sizes["layers"] == layers_27b else sizes["head_dim"]
+    if sizes["layers"] == layers_27b:
+        return sizes["dim"] // sizes["heads"]
+    return sizes["head_dim"]
 
 
 def gemma2(model: Model) -> dict[str, Any]:

@@ -88,7 +88,9 @@ def _later_shards(header: Header) -> list[Path]:
     """The files that follow the first, by their names: NAME-00002-of-00003.gguf."""
     count = header.values.get("split.count", 1)
     found = SHARD.fullmatch(header.file.name)
-    named = int(found["count"]) if found else 1
+    named = 1
+    if found:
+        named = int(found["count"])
     if count in (0, 1) and named == 1:
         return []
     if found is None or count != named:

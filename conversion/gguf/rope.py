@@ -23,7 +23,9 @@ def rope(model: Model, theta: str = "rope_theta", partial: str | None = None) ->
     Raises:
         InputError: a kind of scaling that is not known, or one that the file does not tell in full.
     """
-    base, dim, head_dim = model.number("rope.freq_base", 10_000.0), model.sizes["rope_dim"], model.sizes["head_dim"]
+    base = model.number("rope.freq_base", 10_000.0)
+    dim = model.sizes["rope_dim"]
+    head_dim = model.sizes["head_dim"]
     if dim % 2 or dim > head_dim or (partial is None and dim != head_dim):
         raise model.error(f"{model.key('rope.dimension_count')}={dim} is not supported for heads of size {head_dim}")
     kind = model.keys.take(model.key("rope.scaling.type"), "none", (str,))
@@ -56,7 +58,9 @@ def _none(model: Model, base: float) -> dict[str, Any]:
 def _linear(model: Model, base: float) -> dict[str, Any]:
     model.keys.take(model.key("rope.scaling.original_context_length"), None)
     factor = model.number("rope.scaling.factor")
-    return {} if factor == 1.0 else {"factor": factor}
+    if factor == 1.0:
+        return {}
+    return {"factor": factor}
 
 
 def _yarn(model: Model, base: float) -> dict[str, Any]:
@@ -83,7 +87,9 @@ def _llama3(model: Model, base: float) -> dict[str, Any]:
     smooth = np.clip((length / waves - low) / (high - low), 0, 1)
     if not (1 <= factor < 1e6 and np.allclose(divisors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-4, atol=0)):
         raise model.error("tensor rope_freqs.weight: not the scaling of Llama 3, and no other is known")
-    return {} if factor == 1.0 else {"factor": factor, **LLAMA3}
+    if factor == 1.0:
+        return {}
+    return {"factor": factor, **LLAMA3}
 
 
 def _longrope(model: Model, base: float) -> dict[str, Any]:
@@ -91,7 +97,9 @@ def _longrope(model: Model, base: float) -> dict[str, Any]:
     context = model.sizes["context"]
     original = model.size("rope.scaling.original_context_length", context)
     ratio = context / original
-    factor = math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 < original else 1.0
+    factor = 1.0
+    if ratio > 1 < original:
+        factor = math.sqrt(1 + math.log(ratio) / math.log(original))
     given = model.number("rope.scaling.attn_factor", factor)
     if abs(given - factor) > 1e-4:
         raise model.error(

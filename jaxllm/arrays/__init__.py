@@ -1,13 +1,13 @@
-"""Named arrays in an Orbax store (OCDBT): written a few rows at a time, read straight into their shards."""
+"""Named arrays in an Orbax store (OCDBT): written a few rows at a time, and read directly into their shards."""
 
-from jaxllm.arrays.read import Wanted, read_array, read_arrays, read_blocks, stored_arrays
+from jaxllm.arrays.read import RestoreSpec, read_array, read_arrays, read_blocks, stored_arrays
 from jaxllm.arrays.values import cast, checksum
-from jaxllm.arrays.write import Array, Rows, require_room, write_arrays
+from jaxllm.arrays.write import ArraySource, RowReader, require_room, write_arrays
 
 __all__ = [
-    "Array",
-    "Rows",
-    "Wanted",
+    "ArraySource",
+    "RestoreSpec",
+    "RowReader",
     "cast",
     "checksum",
     "read_array",

@@ -1,4 +1,4 @@
-"""How a stored array is cut into chunks, which are read whole: along the axes that meshes split."""
+"""How a stored array is divided into chunks, the units of reading: along the axes that meshes split."""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +7,16 @@ from jaxllm.sharding import RULES
 
 _MOST_BYTES = 1 << 23
 _LEAST_BYTES = 1 << 19
-_SHARES = 16  # that the axis of tensor parallelism is cut into, if it divides: a shard is then made of whole chunks
+_SHARES = 16  # chunks along the axis of tensor parallelism, if they divide it: a shard then has whole chunks
 _RANKS = {logical: rank for rank, (logical, _) in enumerate(RULES)}
 
 
 def chunk_shape(shape: Sequence[int], axes: Sequence[str], itemsize: int) -> tuple[int, ...]:
-    """The shape of the chunks of an array with these logical axes; it divides the array's, so that none is padded.
+    """Returns the shape of the chunks of an array with these logical axes. It divides the array's shape: no padding.
 
-    Chunks are 0.5 to 8 MB where the sizes of the array allow. What lies behind one index of the first axis is never in
-    one with what lies behind another, if it is that large: stacked experts are written one by one.
+    Chunks have 0.5 to 8 MB if the array's sizes allow. Large slices along the first axis are never in one chunk, so
+    that
+    stacked experts can be written one at a time.
     """
     chunk = list(shape)
 
@@ -38,5 +39,7 @@ def chunk_shape(shape: Sequence[int], axes: Sequence[str], itemsize: int) -> tup
 
 
 def _divisor(n: int) -> int:
-    """The smallest divisor, 0 if there is no small one: a prime vocabulary is not cut into single rows."""
+    """Returns the smallest divisor, or 0 if none is small: an array with a prime vocabulary is not cut into single
+    rows.
+    """
     return next((k for k in range(2, 64) if n % k == 0), 0)

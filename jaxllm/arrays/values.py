@@ -1,4 +1,4 @@
-"""What holds of the values of an array, wherever it is stored."""
+"""Conversions and checksums of array values."""
 
 import zlib
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from jaxllm.errors import InputError
 
 
 def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """The array in another dtype; itself if it has that already.
+    """Converts an array to another dtype; returns the array itself if it has that dtype.
 
     Raises:
-        InputError: one of its values is finite, and would not be in the new dtype.
+      InputError: a finite value is not finite in the new dtype.
     """
     if array.dtype == dtype:
         return array
-    with np.errstate(over="ignore"):  # told here, and for all dtypes
+    with np.errstate(over="ignore"):  # reported below, for all dtypes
         result = array.astype(dtype)
     if not np.array_equal(np.isinf(result), np.isinf(array)):
         raise InputError(f"tensor {name}: has values that {dtype} cannot hold; choose another dtype")
@@ -24,7 +24,7 @@ def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
 
 
 def checksum(blocks: Iterable[np.ndarray]) -> str:
-    """The CRC-32 of data that come in blocks."""
+    """Returns the CRC-32 of data that arrive in blocks."""
     value = 0
     for block in blocks:
         value = zlib.crc32(np.ascontiguousarray(block).view(np.uint8).data, value)

@@ -1,4 +1,4 @@
-"""Named arrays into an Orbax checkpoint, a few rows at a time, whatever their size."""
+"""Writes named arrays into an Orbax checkpoint, a few rows at a time."""
 
 import asyncio
 import math
@@ -16,52 +16,52 @@ import tensorstore
 from orbax.checkpoint.type_handlers import ArrayHandler, NumpyHandler
 
 from jaxllm.arrays.chunks import chunk_shape
-from jaxllm.arrays.store import told
+from jaxllm.arrays.store import errors_as
 from jaxllm.progress import byte_progress
 
-_WRITE_BYTES = 1 << 26  # at a time; never less than a row of chunks
-# Nodes of the index are written anew at each turn, hence their size; the rest is as Orbax has it.
+_WRITE_BYTES = 1 << 26  # at a time, and at least one row of chunks
+# Every write rewrites nodes of the index, so they are small; the rest are Orbax's settings.
 _OCDBT = {"max_inline_value_bytes": 1024, "max_decoded_node_bytes": 1 << 18, "manifest_kind": "single"}
 
 
-class Rows(Protocol):
-    """What is read a range along its first axis at a time, such as a NumPy array."""
+class RowReader(Protocol):
+    """Something that reads ranges along its first axis, such as a NumPy array."""
 
     def __getitem__(self, rows: slice, /) -> np.ndarray:
-        """These rows."""
+        """Returns these rows."""
         ...
 
 
 @dataclass(frozen=True)
-class Array:
-    """A tensor to be saved: what it is like is known before it is read. `axes` are the logical names of its axes."""
+class ArraySource:
+    """An array to be saved, with its shape, dtype and logical axes; `read` opens its data."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     axes: tuple[str, ...]
-    read: Callable[[], Rows]
+    read: Callable[[], RowReader]
 
     @property
     def nbytes(self) -> int:
-        """The size of the data."""
+        """Size of the data in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_arrays(path: Path, arrays: Sequence[Array], description: str = "converting") -> dict[str, str]:
-    """Writes a checkpoint of nested names (at the dots) with a bar for progress; a checksum for each name.
+def write_arrays(path: Path, arrays: Sequence[ArraySource], description: str = "converting") -> dict[str, str]:
+    """Writes a checkpoint of nested names (at the dots) with a progress bar; returns a checksum for each name.
 
     Raises:
-        OSError: it cannot be written.
+      OSError: it cannot be written.
     """
     total = sum(array.nbytes for array in arrays)
     require_room(path.parent, total)
-    here = jax.process_index()  # whatever other processes there are: they have no part in this
+    here = jax.process_index()  # no other process takes part in this
     alone = orbax.checkpoint.options.MultiprocessingOptions(here, {here}, f"alone{here}")
-    with byte_progress(description, total) as advance, told("", OSError):
+    with byte_progress(description, total) as advance, errors_as("", OSError):
         writer = _Writer(advance)
         types = orbax.checkpoint.type_handlers.create_type_handler_registry(
-            (Array, writer), (jax.Array, ArrayHandler())
+            (ArraySource, writer), (jax.Array, ArrayHandler())
         )
         handler = orbax.checkpoint.PyTreeCheckpointHandler(
             use_zarr3=True, type_handler_registry=types, multiprocessing_options=alone
@@ -72,15 +72,15 @@ def write_arrays(path: Path, arrays: Sequence[Array], description: str = "conver
 
 
 def require_room(directory: Path, nbytes: int) -> None:
-    """Raises OSError where a file system has less room than that."""
+    """Raises OSError if a file system has less free space than `nbytes`."""
     if nbytes > (free := shutil.disk_usage(directory).free):
         raise OSError(f"{nbytes / 1e6:,.0f} MB are needed, but only {free / 1e6:,.0f} MB are free")
 
 
 class _Writer(NumpyHandler):
-    """Writes what Orbax would write for NumPy arrays, but in chunks of our shapes and never a whole array.
+    """Writes NumPy arrays as Orbax does, but in chunks of our shapes, and never a whole array at a time.
 
-    Uncompressed: weights shrink by 8 % (float32) to 22 % (bfloat16) and take twice as long to write and to read.
+    Data is not compressed: compression saves 8 % (float32) to 22 % (bfloat16), and doubles the time to write and read.
     """
 
     def __init__(self, advance: Callable[[int], None]):
@@ -102,16 +102,17 @@ class _Writer(NumpyHandler):
                 if nbytes >= _WRITE_BYTES:
                     await asyncio.gather(*on_their_way)
                     self._advance(nbytes)
-                    on_their_way, nbytes = [], 0
+                    on_their_way = []
+                    nbytes = 0
             self.checksums[array.name] = f"crc32:{checksum:08x}"
         await asyncio.gather(*on_their_way)
         self._advance(nbytes)
         return []
 
 
-async def _create(array: Array, info: Any) -> tensorstore.TensorStore:
+async def _create(array: ArraySource, info: Any) -> tensorstore.TensorStore:
     """The store of an array, without data yet, in a place that Orbax merges with others of its kind."""
-    # What is written is synced as a whole, later.
+    # All files are synced together later.
     base = {"driver": "file", "path": f"{info.parent_dir}/ocdbt.process_0/", "file_io_sync": False}
     spec = {"driver": "ocdbt", "base": base, "path": f"{info.name}/", "config": _OCDBT, "assume_config": True}
     chunk = chunk_shape(array.shape, array.axes, array.dtype.itemsize)
@@ -125,9 +126,10 @@ async def _create(array: Array, info: Any) -> tensorstore.TensorStore:
     )
 
 
-def _blocks(array: Array) -> Iterator[tuple[slice, np.ndarray]]:
-    """The data in whole rows of chunks, of a size to be written at a time."""
-    source, height = array.read(), chunk_shape(array.shape, array.axes, array.dtype.itemsize)[0]
+def _blocks(array: ArraySource) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields the data in whole rows of chunks, in blocks of the size to write at a time."""
+    source = array.read()
+    height = chunk_shape(array.shape, array.axes, array.dtype.itemsize)[0]
     step = height * max(1, _WRITE_BYTES * array.shape[0] // (array.nbytes * height))
     for start in range(0, array.shape[0], step):
         part = slice(start, min(start + step, array.shape[0]))

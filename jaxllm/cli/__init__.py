@@ -1,4 +1,4 @@
-"""The `jaxllm` program: verbs with their arguments; the work is done by the library."""
+"""The `jaxllm` program: verbs and their arguments. The library does the work."""
 
 import argparse
 import io
@@ -23,7 +23,7 @@ VERBS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """All verbs and their options."""
+    """Returns the parser of all verbs and their options."""
     top = argparse.ArgumentParser(prog="jaxllm", description="Pretrained transformers in JAX.")
     top.add_argument("--version", action="version", version=f"jaxllm {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def program() -> int:
-    """`main` for a process of its own: what Orbax leaves of a failed read adds no tracebacks to our one line."""
+    """Runs `main` as a process: suppresses the tracebacks that Orbax prints after a failed read."""
     if "--debug" not in sys.argv:
         sys.unraisablehook = lambda unraisable: None
         for logger in ("absl", "asyncio"):
@@ -51,15 +51,15 @@ def program() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb. Returns 0, 1 where a verification failed, 2 for bad input, 130 when interrupted."""
+    """Runs one verb. Returns 0, 1 if a verification failed, 2 for invalid input, or 130 if interrupted."""
     arguments = _parsed(argv)
-    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows a replacement
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         with job(arguments):
             return VERBS[arguments.verb].run(arguments) or 0
-    except BrokenPipeError:  # the reader of our output has gone, as in `jaxllm generate ... | head`
+    except BrokenPipeError:  # the reader of our output has ended, as in `jaxllm generate ... | head`
         sys.stderr.close()
         return 0
     except (InputError, OSError) as error:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; words may stand before and behind options, which argparse alone does not allow."""
+    """Parses arguments; positional ones may stand before and after options, which argparse alone does not allow."""
     top = parser()
     arguments, rest = top.parse_known_args(argv)
     words = getattr(arguments, "words", None)

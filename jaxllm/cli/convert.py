@@ -1,12 +1,12 @@
-"""Translate a PyTorch checkpoint into a native one.
+"""Convert a PyTorch checkpoint to a native one.
 
 examples:
   jaxllm convert path/to/hugging-face-model path/to/native
   jaxllm convert mistral-7B-v0.1/ native/mistral --dtype bfloat16
   jaxllm convert owner/repo native/model --revision main
-  jaxllm convert owner/repo --dry-run                       what would be done, by the config alone
+  jaxllm convert owner/repo --dry-run                       what would be done, from the config alone
 
-A config that is not supported is refused before any weights are opened or downloaded.
+An unsupported config is rejected before any weights are opened or downloaded.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from jaxllm.errors import InputError
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """From where, to where."""
+    """Adds the arguments: source, target and dtype."""
     verb.add_argument("source", help="a Hugging Face, Mistral or Meta directory, or a hub repository")
     verb.add_argument("target", nargs="?", help="the directory to write; must not exist")
     verb.add_argument("--dtype", help="store every weight as this (default: as it comes)")
@@ -28,7 +28,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Converts, and says what came out; or only says what would."""
+    """Converts and prints a summary; or only describes what would be done."""
     if arguments.dry_run:
         _forecast(arguments)
     elif arguments.target is not None:

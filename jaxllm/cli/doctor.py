@@ -1,12 +1,12 @@
-"""Show devices, versions, caches, and which attention would be chosen and why.
+"""Show devices, versions, caches, and which attention kernels are selected and why.
 
 examples:
   jaxllm doctor
   jaxllm doctor --json
   jaxllm doctor --kernels          compares attention kernels with the reference on this device
 
-A kernel is used on a device once it has equalled the reference there: `--kernels` finds out and remembers, and ends
-with 1 if one does not. Run it again after an update of JAX or of jaxllm.
+A kernel is used on a device once it has equalled the reference there. `--kernels` runs the comparison and saves the
+result; the exit code is 1 if a kernel is wrong. Run it again after an update of JAX or jaxllm.
 """
 
 import argparse
@@ -19,14 +19,14 @@ ERRORS = ("out_error", "out_bound", "lse_error", "lse_bound")
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """What to look into, and how to show it."""
+    """Adds the arguments: what to examine, and how to show it."""
     verb.add_argument("--kernels", action="store_true", help="instead: compare kernels on this device, and remember")
     verb.add_argument("--limit", type=float, metavar="SECONDS", help="for each comparison, with --kernels (120)")
     verb.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the diagnosis; 1 if a kernel is wrong."""
+    """Prints the diagnosis. Exits with 1 if a kernel is wrong."""
     if arguments.kernels:
         return _compare(arguments)
     if arguments.limit is not None:
@@ -53,10 +53,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from jaxllm.checks import real_number
-    from jaxllm.diagnosis import LIMIT, prove
-    from jaxllm.kernels.trial import TrialError
+    from jaxllm.diagnosis import LIMIT, validate_kernels
+    from jaxllm.kernels.isolation import SubprocessError
 
-    limit = LIMIT if arguments.limit is None else real_number("limit", arguments.limit, least=1)
+    if arguments.limit is None:
+        limit = LIMIT
+    else:
+        limit = real_number("limit", arguments.limit, min_value=1)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
@@ -67,14 +70,16 @@ def _compare(arguments: argparse.Namespace) -> int:
             bar.update(tasks[kernel], completed=done)
 
         try:
-            report = prove(limit=limit, quiet=not arguments.debug, told=told)
-        except TrialError as error:
+            report = validate_kernels(limit=limit, quiet=not arguments.debug, told=told)
+        except SubprocessError as error:
             raise InputError(f"doctor: no device can be used: {error}") from None
     if arguments.json:
         print(json.dumps(report))
     else:
         _print(report)
-    return 0 if all(kernel["passed"] or not kernel["accepted"] for kernel in report["kernels"].values()) else 1
+    if all(kernel["passed"] or not kernel["accepted"] for kernel in report["kernels"].values()):
+        return 0
+    return 1
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -93,7 +98,7 @@ def _print(report: dict[str, Any]) -> None:
     if report["file"] is None:
         said.append(f"no kernel is written for {name}: XLA's needs no proof to be used, and nothing is remembered")
     else:
-        said.append(f"proven on this {name}: {', '.join(report['proven']) or 'none'}; kept in {report['file']}")
+        said.append(f"validated on this {name}: {', '.join(report['validated']) or 'none'}; kept in {report['file']}")
     console = Console()
     console.print(table)
     console.print(*said, sep="\n", markup=False, highlight=False)
@@ -104,7 +109,10 @@ def _verdict(found: dict[str, Any]) -> str:
         return "refuses every call on this device"
     if found["passed"]:
         return f"equals the reference in all {found['compared']} calls that it accepts"
-    wrong = [f"WRONG in {len(found['failed'])} of {found['compared']} calls"] if found["failed"] else []
+    if found["failed"]:
+        wrong = [f"WRONG in {len(found['failed'])} of {found['compared']} calls"]
+    else:
+        wrong = []
     ended = [f"given up at {found['ended']}"] if found["ended"] else []
     return "; ".join(wrong + ended)
 
@@ -116,4 +124,6 @@ def _wrong(row: dict[str, Any]) -> str:
 
 
 def _number(x: float | None) -> str:
-    return "not finite" if x is None else f"{x:.1e}"
+    if x is None:
+        return "not finite"
+    return f"{x:.1e}"

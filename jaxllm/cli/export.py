@@ -3,9 +3,9 @@
 examples:
   jaxllm export path/to/native path/to/hugging-face-model
   jaxllm export native/mistral exported --max-shard-size 2GB
-  jaxllm export llama-2-7b/ llama-2-7b-hf/                   Meta's files, converted on the way
+  jaxllm export llama-2-7b/ llama-2-7b-hf/                   Meta's files, converted first
 
-The tensors are those that the checkpoint was converted from, bit for bit, unless it was converted to another dtype.
+The tensors are bit for bit those that the checkpoint was converted from, unless it was converted to another dtype.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """From where, to where."""
+    """Adds the arguments: source and target."""
     verb.add_argument("source", help="a native checkpoint, or whatever convert takes, which is then converted first")
     verb.add_argument("target", help="the directory to write; must not exist")
     verb.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of one file of weights (5GB)")
@@ -23,12 +23,12 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Exports, and says what came out."""
+    """Exports and prints a summary."""
     from pathlib import Path
 
     from conversion.export import export, nbytes_of
+    from jaxllm.atomic_write import require_vacant
     from jaxllm.pretrained import native_checkpoint
-    from jaxllm.workspace import require_vacant
 
     most = nbytes_of(arguments.max_shard_size)
     require_vacant(Path(arguments.target))  # before anything is converted

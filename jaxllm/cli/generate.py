@@ -5,11 +5,12 @@ examples:
   jaxllm generate path/to/model "Once upon a time" -n 100
   jaxllm generate owner/repo "Dear diary," -t 0.8 --top-p 0.95 --seed 1
   jaxllm generate path/to/model - --mesh tensor=8 < prompt.txt
-  jaxllm generate path/to/model - --prompt-cache kept.safetensors < long.txt   and read less the next time
+  jaxllm generate path/to/model - --prompt-cache kept.safetensors < long.txt   skip prefill the next time
   srun jaxllm generate path/to/model "Dear diary," --distributed --mesh data=2,tensor=8
 
-Several processes run as one with --distributed: each is given the same arguments, process 0 reads standard input and
-prints, and when one fails all end. Where no cluster is detected, each is told who it is:
+With --distributed several processes run as one: each gets the same arguments, process 0 reads standard input and
+prints,
+and when one fails all end. If no cluster is detected, give each its number:
   jaxllm generate path/to/model "Dear diary," --distributed --coordinator host0:9876 --num-processes 2 --process-id 0
   jaxllm generate path/to/model "Dear diary," --distributed --coordinator host0:9876 --num-processes 2 --process-id 1
 """
@@ -20,10 +21,9 @@ import os
 import sys
 
 from jaxllm.cli.common import (
-    add_cache_arguments,
+    add_generation_arguments,
     add_job_arguments,
     add_model_arguments,
-    add_sampling_arguments,
     generation_options,
     load_model,
 )
@@ -31,12 +31,11 @@ from jaxllm.errors import InputError
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """A model, a prompt, and how to sample."""
+    """Adds the arguments: a model, a prompt, and generation options."""
     verb.add_argument("words", nargs="*", metavar="[MODEL] PROMPT", help="the prompt, - for standard input")
     verb.add_argument("--prompt", help="the prompt, if not the last argument")
     add_model_arguments(verb)
-    add_sampling_arguments(verb)
-    add_cache_arguments(verb)
+    add_generation_arguments(verb)
     verb.add_argument(
         "--prompt-cache",
         metavar="FILE",
@@ -47,7 +46,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Streams the continuation to stdout, and a line of figures to stderr."""
+    """Streams the continuation to stdout, and prints a line of statistics to stderr."""
     prompt = take_model_and_prompt(arguments)
     if arguments.prompt_cache is not None and arguments.distributed:
         raise InputError("--prompt-cache is for one process, not for several with --distributed")
@@ -56,7 +55,9 @@ def run(arguments: argparse.Namespace) -> None:
     model, tokenizer = load_model(arguments)
     from jaxllm import PromptCache, stream_generate
 
-    pieces, options, file = [], generation_options(arguments), arguments.prompt_cache
+    pieces = []
+    options = generation_options(arguments)
+    file = arguments.prompt_cache
     if file is not None:
         options["prompt_cache"] = PromptCache.load(file, model) if os.path.lexists(file) else PromptCache()
     for piece in stream_generate(model, tokenizer, prompt, **options):
@@ -77,12 +78,12 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         print(flush=True)
         print("jaxllm:", ", ".join(f"{key} {value}" for key, value in figures.items()), file=sys.stderr)
-    if file is not None:  # at last: what was said is not lost with a full disk
+    if file is not None:  # last: a full disk does not lose the text
         options["prompt_cache"].save(file)
 
 
 def take_model_and_prompt(arguments: argparse.Namespace) -> str:
-    """Sorts the words into model and prompt; a single word is the prompt unless `--prompt` gives it."""
+    """Returns the prompt, and stores the model; a single argument is the prompt unless `--prompt` is given."""
     words = list(arguments.words)
     if arguments.prompt is None:
         if not words:
@@ -96,6 +97,6 @@ def take_model_and_prompt(arguments: argparse.Namespace) -> str:
         raise InputError(f"too many arguments: {words[0]!r}; quote the prompt")
     if arguments.prompt != "-":
         return arguments.prompt
-    from jaxllm.distributed import broadcast
+    from jaxllm.parallel.distributed import broadcast
 
     return broadcast(sys.stdin.read)

@@ -1,16 +1,16 @@
-"""Say whether a model fits on some devices, on which mesh, and how fast it can be there at most.
+"""Plan whether a model fits on some devices, on which mesh, and how fast it can be there.
 
 examples:
   jaxllm plan llama-2-70b --devices 8 --memory 80GB --mesh tensor=8 --context 16000 --batch 1
-  jaxllm plan mixtral-8x7b --devices 4 --chip a100          which mesh is advised
+  jaxllm plan mixtral-8x7b --devices 4 --chip a100          which mesh is recommended
   jaxllm plan path/to/model --dtype int4 --chip rtx4090 --json
   jaxllm plan --list                                        the models that are known by name
 
-Nothing is loaded: a config is enough, and that of a published model is known without a network.
+Nothing is loaded: a config is enough, and published models are known without a network.
 
-Bytes are those of one device. int8 has a scale of 16 bits for each row of a matrix, int4 for each 32 weights; norms
-and biases stay in 16 bits, routers in 32, and the cache in the dtype that is computed in. Tokens/s are what the
-bandwidth of the memory allows, for all rows together; nothing can be faster, and most is slower.
+Bytes are those of one device. int8 has a 16-bit scale for each row of a matrix, int4 one for each 32 weights. Norms and
+biases stay in 16 bits, routers in 32, and the cache in the dtype of the computation. Tokens/s is the limit that memory
+bandwidth sets for all rows together.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from jaxllm.errors import InputError
 
 if TYPE_CHECKING:
     from jaxllm.planning.chips import Chip
-    from jaxllm.planning.mesh import Extents
+    from jaxllm.planning.mesh import MeshShape
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """A model, the devices, and what is to be done."""
+    """Adds the arguments: a model, the devices, and the workload."""
     verb.add_argument("words", nargs="?", metavar="MODEL", help="a published model's name, a checkpoint, a repository")
     verb.add_argument("--model", help="the same")
     verb.add_argument("--revision", help="branch, tag or commit of a hub repository")
@@ -47,12 +47,12 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints the plan, or the list."""
+    """Prints the plan, or the list of known models."""
     if arguments.list:
         return _print_list(arguments.json)
     from conversion.describe import describe
+    from jaxllm.paths import DEMO
     from jaxllm.planning import plan, print_plan
-    from jaxllm.storage import DEMO
 
     name, part, dtype = describe(arguments.model or arguments.words or DEMO, arguments.revision)
     devices, mesh = _mesh(arguments)
@@ -73,11 +73,11 @@ def run(arguments: argparse.Namespace) -> None:
     return None
 
 
-def _mesh(arguments: argparse.Namespace) -> "tuple[int, Extents | None]":
-    """The number of devices, and the mesh, or None for the one that is advised."""
+def _mesh(arguments: argparse.Namespace) -> "tuple[int, MeshShape | None]":
+    """Returns the number of devices and the mesh, or None for the recommended one."""
     from jaxllm.cli.common import parse_extents
-    from jaxllm.planning.mesh import Extents
-    from jaxllm.sharding import mesh_extents
+    from jaxllm.planning.mesh import MeshShape
+    from jaxllm.sharding import axis_sizes
 
     if arguments.mesh in (None, "auto"):
         return 1 if arguments.devices is None else arguments.devices, None
@@ -85,24 +85,26 @@ def _mesh(arguments: argparse.Namespace) -> "tuple[int, Extents | None]":
     devices = arguments.devices
     if devices is None:
         devices = math.prod(max(extent, 1) for extent in extents.values())
-    return devices, Extents(mesh_extents(extents, devices))
+    return devices, MeshShape(axis_sizes(extents, devices))
 
 
 def _chip(arguments: argparse.Namespace) -> "Chip":
-    """The devices, what is not said of them being assumed."""
-    from jaxllm.planning.chips import ASSUMED, chip
+    """Returns the devices' properties, with defaults for what is not given."""
+    from jaxllm.planning.chips import DEFAULT_CHIP, chip
 
     said = {name: getattr(arguments, name) for name in ("memory", "bandwidth")}
     given = {name: _size(name, text) for name, text in said.items() if text is not None}
     assumed = " and ".join(name for name in said if name not in given)
-    name = arguments.chip or (f"the {assumed} of an {ASSUMED} assumed" if assumed else "as given")
-    return dataclasses.replace(chip(arguments.chip or ASSUMED), name=name, **given)
+    name = arguments.chip or (f"the {assumed} of an {DEFAULT_CHIP} assumed" if assumed else "as given")
+    return dataclasses.replace(chip(arguments.chip or DEFAULT_CHIP), name=name, **given)
 
 
 def _size(name: str, text: str) -> float:
-    """A number of bytes (a second, or not), as in 80GB, 3.35 TB/s or 16GiB."""
+    """Parses a number of bytes, or bytes per second, such as 80GB, 3.35 TB/s or 16GiB."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?)B?(?:/s)?\s*", text, re.ASCII | re.IGNORECASE)
-    unit = found[2].capitalize() if found else "?"
+    unit = "?"
+    if found:
+        unit = found[2].capitalize()
     if found is None or unit not in _UNITS or not (size := float(found[1]) * _UNITS[unit]):
         raise InputError(f"{name} {text!r}: must be a number of bytes, as in 80GB or 16GiB")
     return size

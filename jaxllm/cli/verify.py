@@ -4,9 +4,9 @@ examples:
   jaxllm verify path/to/hugging-face-model
   jaxllm verify path/to/model --layers                      one line per layer
   jaxllm verify path/to/model --json
-  jaxllm verify path/to/native --checksums                  is the checkpoint still what was written?
+  jaxllm verify path/to/native --checksums                  checks a native checkpoint for damage
 
-Needs PyTorch: pip install "jaxllm[torch]". Ends with 1 when a bound is exceeded or a greedy token differs.
+Needs PyTorch: pip install "jaxllm[torch]". Exits with 1 if a bound is exceeded or a greedy token differs.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The checkpoint, and how much to show."""
+    """Adds the arguments: the checkpoint, and how much to show."""
     verb.add_argument("words", nargs="?", metavar="MODEL", help="the checkpoint to compare (default: the demo model)")
     verb.add_argument("--model", help="the same")
     verb.add_argument("--revision", help="branch, tag or commit of a hub repository")
@@ -27,9 +27,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the report; 1 if anything in it is out of bounds."""
+    """Prints the report. Exits with 1 if anything is out of bounds."""
     from conversion.verify import verify
-    from jaxllm.storage import DEMO
+    from jaxllm.paths import DEMO
 
     model = arguments.model or arguments.words or DEMO
     if arguments.checksums:
@@ -39,7 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({**dataclasses.asdict(report), "passed": report.passed}))
     else:
         report.print()
-    return 0 if report.passed else 1
+    if report.passed:
+        return 0
+    return 1
 
 
 def _check_data(path: Path, as_json: bool) -> int:
@@ -49,6 +51,9 @@ def _check_data(path: Path, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"source": str(path), "damaged": names, "passed": not names}))
     else:
-        print(*(f"jaxllm: {name}: damaged" for name in names), sep="\n", end="\n" * bool(names), file=sys.stderr)
+        for name in names:
+            print(f"jaxllm: {name}: damaged", file=sys.stderr)
         print(f"jaxllm: {path}: {'FAILED' if names else 'every tensor is what was written'}", file=sys.stderr)
-    return 1 if names else 0
+    if names:
+        return 1
+    return 0

@@ -1,48 +1,55 @@
-"""What a transformer is made of: one frozen dataclass per part, free of names, arrays and architectures.
+"""What a model consists of: one frozen dataclass for each component, without names of weights or arrays.
 
-A model is a `Decoder`, which holds parts, which hold parts. Every mechanism has a dataclass of its own here and
-one module in `jaxllm.nn` that is built from it; `to_json` and `from_json` write and read any of them.
+A `ModelConfig` has layer stacks and norms, which have configs of their own. Each config class belongs to one module in
+`jaxllm.nn` or `jaxllm.models`. `to_json` and `from_json` write and read any of them.
 """
 
-from jaxllm.config.attention import Attention, HeadNorm, LatentAttention
-from jaxllm.config.feed_forward import ClippedSwiglu, FeedForward, Mixture, Router
+from jaxllm.config.attention import AttentionConfig, LatentAttentionConfig, QKNormConfig
+from jaxllm.config.block import BlockConfig, CrossAttentionBlockConfig, LayerConfig, ParallelBlockConfig
+from jaxllm.config.feed_forward import ClippedSwiGLUConfig, FeedForwardConfig, MixtureOfExpertsConfig, RouterConfig
 from jaxllm.config.json import from_json, to_json
-from jaxllm.config.model import MAX_LAYERS, Block, Decoder, ParallelBlock
-from jaxllm.config.norm import LayerNorm, Norm, RMSNorm
+from jaxllm.config.model import MAX_LAYERS, DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig, StackConfig
+from jaxllm.config.norm import LayerNormConfig, NormConfig, RMSNormConfig
 from jaxllm.config.position import (
-    Alibi,
-    DynamicScaling,
-    LearnedPosition,
-    LinearScaling,
-    Llama3Scaling,
-    LongScaling,
-    Rotary,
-    YarnScaling,
+    ALiBiConfig,
+    DynamicNTKScalingConfig,
+    LearnedPositionConfig,
+    LinearScalingConfig,
+    Llama3ScalingConfig,
+    LongRoPEScalingConfig,
+    RotaryConfig,
+    YarnScalingConfig,
 )
 
 __all__ = [
     "MAX_LAYERS",
-    "Alibi",
-    "Attention",
-    "Block",
-    "ClippedSwiglu",
-    "Decoder",
-    "DynamicScaling",
-    "FeedForward",
-    "HeadNorm",
-    "LatentAttention",
-    "LayerNorm",
-    "LearnedPosition",
-    "LinearScaling",
-    "Llama3Scaling",
-    "LongScaling",
-    "Mixture",
-    "Norm",
-    "ParallelBlock",
-    "RMSNorm",
-    "Rotary",
-    "Router",
-    "YarnScaling",
+    "ALiBiConfig",
+    "AttentionConfig",
+    "BlockConfig",
+    "ClippedSwiGLUConfig",
+    "CrossAttentionBlockConfig",
+    "DecoderConfig",
+    "DynamicNTKScalingConfig",
+    "EncoderConfig",
+    "EncoderDecoderConfig",
+    "FeedForwardConfig",
+    "LatentAttentionConfig",
+    "LayerConfig",
+    "LayerNormConfig",
+    "LearnedPositionConfig",
+    "LinearScalingConfig",
+    "Llama3ScalingConfig",
+    "LongRoPEScalingConfig",
+    "MixtureOfExpertsConfig",
+    "ModelConfig",
+    "NormConfig",
+    "ParallelBlockConfig",
+    "QKNormConfig",
+    "RMSNormConfig",
+    "RotaryConfig",
+    "RouterConfig",
+    "StackConfig",
+    "YarnScalingConfig",
     "from_json",
     "to_json",
 ]

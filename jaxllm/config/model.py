@@ -1,101 +1,191 @@
-"""Layers, and the model that is made of them."""
+"""Configs of whole models, and of the layer stacks that they consist of."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from jaxllm.config.attention import Attention, LatentAttention
-from jaxllm.config.checks import one_of, positive
-from jaxllm.config.feed_forward import FeedForward, Mixture
-from jaxllm.config.norm import Norm
-from jaxllm.config.position import Alibi, DynamicScaling, LearnedPosition, LongScaling
+from jaxllm.config.block import LayerConfig
+from jaxllm.config.checks import require_positive
+from jaxllm.config.norm import NormConfig
+from jaxllm.config.position import ALiBiConfig, DynamicNTKScalingConfig, LearnedPositionConfig, LongRoPEScalingConfig
 from jaxllm.errors import InputError
 
 MAX_LAYERS = 4096
 
+_Scaling = TypeVar("_Scaling", LongRoPEScalingConfig, DynamicNTKScalingConfig)
+
 
 @dataclass(frozen=True)
-class Block:
-    """Attention, then feed-forward, each joined to the residual stream x with a norm by `placement`.
+class StackConfig:
+    """A stack of layers. Layer i is built from `blocks[i % len(blocks)]`."""
 
-    "before": x + f(norm x); "output": x + norm f(x); "around": x + norm f(norm x); "after": norm(x + f(x)).
-    What is added is multiplied by `residual_scale`.
-    """
-
-    norm: Norm
-    attention: Attention | LatentAttention
-    feed_forward: FeedForward | Mixture
-    placement: str = "before"
-    residual_scale: float = 1.0
+    num_layers: int
+    blocks: tuple[LayerConfig, ...]
 
     def __post_init__(self) -> None:
-        one_of("Block.placement", self.placement, ("before", "output", "around", "after"))
+        require_positive(self)
+        if not self.blocks:
+            raise InputError("config: a stack has no blocks; give at least one to build its layers from")
+        if self.num_layers > MAX_LAYERS:
+            raise InputError(f"config: num_layers is {self.num_layers}, expected at most {MAX_LAYERS}")
+
+    def __iter__(self) -> Iterator[LayerConfig]:
+        """Yields the config of each layer, in order."""
+        return (self.block(layer) for layer in range(self.num_layers))
+
+    def block(self, layer: int) -> LayerConfig:
+        """Returns the config that a layer is built from."""
+        return self.blocks[layer % len(self.blocks)]
+
+    @property
+    def has_length_limit(self) -> bool:
+        """Whether positions limit the length of a row. Positions as ALiBi biases do not."""
+        return not all(isinstance(block.attention.position, ALiBiConfig) for block in self.blocks)
+
+    @property
+    def longrope_original_lengths(self) -> tuple[int, ...]:
+        """The original lengths of LongRoPE scaling: a longer row uses other frequencies for all of its positions."""
+        return tuple(scaling.original_length for scaling in self._scalings(LongRoPEScalingConfig))
+
+    @property
+    def dynamic_ntk_original_length(self) -> float:
+        """The length beyond which dynamic NTK scaling changes the frequencies with every further token."""
+        return min((scaling.original_length for scaling in self._scalings(DynamicNTKScalingConfig)), default=math.inf)
+
+    def _scalings(self, kind: type[_Scaling]) -> list[_Scaling]:
+        """Returns the distinct rotary scalings of one kind, by their original length."""
+        scalings = {getattr(block.attention.position, "scaling", None) for block in self.blocks}
+        of_kind = [scaling for scaling in scalings if isinstance(scaling, kind)]
+        return sorted(of_kind, key=lambda scaling: scaling.original_length)
 
 
 @dataclass(frozen=True)
-class ParallelBlock:
-    """`x + attention(norm x) + feed_forward(norm x)` (Wang & Komatsuzaki 2021), the two norms the same if `shared`."""
+class DecoderConfig:
+    """A causal language model.
 
-    norm: Norm
-    attention: Attention
-    feed_forward: FeedForward | Mixture
-    shared: bool = True
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A causal language model. Layer i is built from `blocks[i % len(blocks)]`.
-
-    `context` is the longest row the model was made for; `eos_token_ids` is empty when nothing ends a text. Token
-    vectors are `table_dim` wide (projected, where that is not the embed_dim), then multiplied by `embed_scale`, then
-    normalised; logits are multiplied by `logit_scale`, then bounded by a tanh to `logit_softcap`.
+    Attributes:
+      vocab_size: number of token ids, V.
+      embed_dim: width of the residual stream, D.
+      layers: the stack of layers.
+      norm: norm of the last hidden state, if there is one.
+      max_position_embeddings: longest row that the model was made for.
+      tie_word_embeddings: whether the head uses the embedding's weight.
+      position: learned positions that are added to the embedding, if there are any.
+      embedding_dim: width of the embedding table, projected to `embed_dim`; None where the two are the same.
+      embed_scale: factor that the embedding is multiplied by.
+      embed_norm: norm of the scaled embedding, if there is one.
+      head_bias: whether the head has a bias.
+      logit_scale: factor that the logits are multiplied by.
+      logit_softcap: bound of the scaled logits, applied by a tanh.
+      eos_token_ids: token ids that end a text.
     """
 
     vocab_size: int
     embed_dim: int
-    num_layers: int
-    blocks: tuple[Block | ParallelBlock, ...]
-    norm: Norm | None
-    context: int
-    tied: bool = False
-    position: LearnedPosition | None = None
-    table_dim: int | None = None
+    layers: StackConfig
+    norm: NormConfig | None
+    max_position_embeddings: int
+    tie_word_embeddings: bool = False
+    position: LearnedPositionConfig | None = None
+    embedding_dim: int | None = None
     embed_scale: float = 1.0
-    embed_norm: Norm | None = None
+    embed_norm: NormConfig | None = None
     head_bias: bool = False
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        positive(self)
-        if not self.blocks:
-            raise InputError("config: a decoder needs a block to build its layers from")
-        if self.num_layers > MAX_LAYERS:
-            raise InputError(f"config: {self.num_layers} layers: at most {MAX_LAYERS} are built")
-        if self.tied and self.head_bias:
-            raise InputError("config: a head that is tied to the embedding has no bias")
+        require_positive(self)
+        if self.tie_word_embeddings and self.head_bias:
+            raise InputError("config: head_bias is true, but a head that is tied to the embedding has no bias")
 
     @property
-    def limit(self) -> float:
-        """The longest row that the model can take: ALiBi has no end, however long the rows it was trained on."""
-        endless = self.position is None and all(isinstance(b.attention.position, Alibi) for b in self.blocks)
-        return math.inf if endless else self.context
+    def stacks(self) -> Mapping[str, StackConfig]:
+        """The layer stacks, by the name of the model's attribute that holds each."""
+        return {"layers": self.layers}
 
     @property
-    def turning_lengths(self) -> tuple[int, ...]:
-        """The lengths beyond which all positions of a row have other frequencies than up to them."""
-        return self._original_lengths(LongScaling)
+    def max_length(self) -> float:
+        """The longest row that the model can process; infinite for ALiBi."""
+        if self.position is None and not self.layers.has_length_limit:
+            return math.inf
+        return self.max_position_embeddings
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A bidirectional encoder such as BERT, which returns hidden states.
+
+    Attributes:
+      vocab_size: number of token ids, V.
+      embed_dim: width of the residual stream, D.
+      layers: the stack of layers, whose attention is not causal.
+      norm: norm of the last hidden state, if there is one.
+      max_position_embeddings: longest row that the model was made for.
+      position: learned positions that are added to the embedding, if there are any.
+      embed_norm: norm of the embedding, if there is one.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    layers: StackConfig
+    norm: NormConfig | None
+    max_position_embeddings: int
+    position: LearnedPositionConfig | None = None
+    embed_norm: NormConfig | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(self)
 
     @property
-    def stretching_length(self) -> float:
-        """The length beyond which each token that a row gets changes the frequencies of those to come."""
-        return min(self._original_lengths(DynamicScaling), default=math.inf)
+    def stacks(self) -> Mapping[str, StackConfig]:
+        """The layer stacks, by the name of the model's attribute that holds each."""
+        return {"layers": self.layers}
 
-    def block(self, layer: int) -> Block | ParallelBlock:
-        """The part that layer number `layer` is built from."""
-        return self.blocks[layer % len(self.blocks)]
+    @property
+    def max_length(self) -> float:
+        """The longest row that the model can process."""
+        return self.max_position_embeddings
 
-    def _original_lengths(self, kind: type[LongScaling | DynamicScaling]) -> tuple[int, ...]:
-        """Those of one kind of scaling, in their order."""
-        scalings = {getattr(block.attention.position, "scaling", None) for block in self.blocks}
-        return tuple(sorted(scaling.original_length for scaling in scalings if isinstance(scaling, kind)))
+
+@dataclass(frozen=True)
+class EncoderDecoderConfig:
+    """An encoder and a decoder that attends to it, such as T5. Both use one embedding.
+
+    Attributes:
+      vocab_size: number of token ids, V.
+      embed_dim: width of the residual streams, D.
+      encoder_layers: the encoder's stack, whose attention is not causal.
+      decoder_layers: the decoder's stack, whose blocks have cross-attention.
+      encoder_norm: norm of the encoder's last hidden state, if there is one.
+      decoder_norm: norm of the decoder's last hidden state, if there is one.
+      max_position_embeddings: longest row that the model was made for.
+      tie_word_embeddings: whether the head uses the embedding's weight.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    encoder_layers: StackConfig
+    decoder_layers: StackConfig
+    encoder_norm: NormConfig | None
+    decoder_norm: NormConfig | None
+    max_position_embeddings: int
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive(self)
+
+    @property
+    def stacks(self) -> Mapping[str, StackConfig]:
+        """The layer stacks, by the name of the model's attribute that holds each."""
+        return {"encoder_layers": self.encoder_layers, "decoder_layers": self.decoder_layers}
+
+    @property
+    def max_length(self) -> float:
+        """The longest row that the model can process."""
+        return self.max_position_embeddings
+
+
+ModelConfig = DecoderConfig | EncoderConfig | EncoderDecoderConfig

@@ -1,19 +1,22 @@
-"""Norms."""
+"""Configs of normalization."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class RMSNorm:
-    """Zhang & Sennrich 2019: scale by the root mean square, no mean, no bias; weights are stored less `offset`."""
+class RMSNormConfig:
+    """Root mean square normalization (Zhang & Sennrich 2019). The stored weight is the effective one minus `offset`."""
 
     eps: float
     offset: float = 0.0
 
 
 @dataclass(frozen=True)
-class LayerNorm:
-    """Ba et al. 2016, with or without a weight and a bias; weights are stored less `offset`."""
+class LayerNormConfig:
+    """Layer normalization (Ba et al. 2016), with or without weight (`scale`) and bias.
+
+    The stored weight is the effective one minus `offset`.
+    """
 
     eps: float
     scale: bool = True
@@ -21,4 +24,4 @@ class LayerNorm:
     offset: float = 0.0
 
 
-Norm = RMSNorm | LayerNorm
+NormConfig = RMSNormConfig | LayerNormConfig

@@ -1,29 +1,29 @@
-"""Where tokens stand: rotary positions and their scalings, ALiBi, learned vectors."""
+"""Configs of positions: rotary embeddings and their scalings, ALiBi, learned positions."""
 
 from dataclasses import dataclass
 
-from jaxllm.config.checks import positive
+from jaxllm.config.checks import require_positive
 from jaxllm.errors import InputError
 
 
 @dataclass(frozen=True)
-class LinearScaling:
-    """Positions divided by `factor` (Chen et al. 2023)."""
+class LinearScalingConfig:
+    """Divides positions by `factor` (Chen et al. 2023)."""
 
     factor: float
 
 
 @dataclass(frozen=True)
-class DynamicScaling:
-    """NTK-aware scaling of the base, by the length of each row once it exceeds `original_length`."""
+class DynamicNTKScalingConfig:
+    """NTK-aware scaling of the base by each row's length, once it exceeds `original_length`."""
 
     factor: float
     original_length: int
 
 
 @dataclass(frozen=True)
-class YarnScaling:
-    """Peng et al. 2023: low frequencies interpolated, high ones kept, and the tables scaled."""
+class YarnScalingConfig:
+    """YaRN (Peng et al. 2023): interpolates low frequencies, keeps high ones, and scales the tables."""
 
     factor: float
     original_length: int
@@ -34,8 +34,8 @@ class YarnScaling:
 
 
 @dataclass(frozen=True)
-class Llama3Scaling:
-    """Llama 3.1: frequencies of long wavelength divided by `factor`, with a smooth passage."""
+class Llama3ScalingConfig:
+    """Llama 3.1's scaling: divides the frequencies of long wavelengths by `factor`, with a smooth transition."""
 
     factor: float
     original_length: int
@@ -44,60 +44,81 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True)
-class LongScaling:
-    """LongRoPE (Ding et al. 2024): a divisor per frequency; rows longer than `original_length` take the long ones."""
+class LongRoPEScalingConfig:
+    """LongRoPE (Ding et al. 2024): divides each frequency by a factor of its own.
 
-    short: tuple[float, ...]
-    long: tuple[float, ...]
+    Rows longer than `original_length` use `long_factor` for all of their positions, others use `short_factor`.
+    """
+
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]
     original_length: int
     attention_factor: float
 
 
 @dataclass(frozen=True)
-class Rotary:
-    """Su et al. 2021: the first `dim` of each head (all, if None) are turned in pairs; `theta` is the base.
+class RotaryConfig:
+    """Rotary position embedding (Su et al. 2021).
 
-    Pairs are a half apart, or neighbours if `interleaved`.
+    Attributes:
+      theta: base of the frequencies.
+      scaling: scaling of the frequencies, if there is one.
+      rotary_dim: number of dimensions of each head that are rotated; None means all.
+      interleaved: whether the two dimensions of a pair are neighbors; otherwise they are half of `rotary_dim` apart.
     """
 
     theta: float = 10_000.0
-    scaling: LinearScaling | DynamicScaling | YarnScaling | Llama3Scaling | LongScaling | None = None
-    dim: int | None = None
+    scaling: (
+        LinearScalingConfig
+        | DynamicNTKScalingConfig
+        | YarnScalingConfig
+        | Llama3ScalingConfig
+        | LongRoPEScalingConfig
+        | None
+    ) = None
+    rotary_dim: int | None = None
     interleaved: bool = False
 
-    def check(self, head_dim: int) -> None:
-        """Raises InputError unless heads of that size can be turned so."""
-        positive(self)
-        dim = head_dim if self.dim is None else self.dim
+    def validate(self, head_dim: int) -> None:
+        """Raises InputError if heads of a size cannot be rotated."""
+        require_positive(self)
+        dim = head_dim if self.rotary_dim is None else self.rotary_dim
         if dim % 2:
             raise InputError(
-                f"config: {'head_dim' if self.dim is None else 'rotary dim'}={dim} is odd: pairs are turned"
+                f"config: {'head_dim' if self.rotary_dim is None else 'rotary dim'}={dim} is odd: pairs are turned"
             )
         if not 0 < dim <= head_dim:
             raise InputError(f"config: {dim} rotary dimensions in heads of {head_dim}")
-        for factors in (self.scaling.short, self.scaling.long) if isinstance(self.scaling, LongScaling) else ():
+        for factors in (
+            (self.scaling.short_factor, self.scaling.long_factor)
+            if isinstance(self.scaling, LongRoPEScalingConfig)
+            else ()
+        ):
             if len(factors) != dim // 2:
                 raise InputError(f"config: {len(factors)} factors for {dim // 2} rotary frequencies")
         self._check_scaling(dim)
 
     def _check_scaling(self, dim: int) -> None:
-        """Refuses what the formulas divide by zero for."""
+        """Raises InputError if the scaling's formula would divide by zero."""
         scaling = self.scaling
         if scaling is not None:
-            positive(scaling)
-        if isinstance(scaling, YarnScaling) and self.theta == 1:
+            require_positive(scaling)
+        if isinstance(scaling, YarnScalingConfig) and self.theta == 1:
             raise InputError("config: Yarn's scaling cannot have a theta of 1")
-        if isinstance(scaling, DynamicScaling) and dim == 2:
+        if isinstance(scaling, DynamicNTKScalingConfig) and dim == 2:
             raise InputError("config: dynamic scaling needs more than 2 rotary dimensions")
-        if isinstance(scaling, Llama3Scaling) and scaling.low_freq_factor == scaling.high_freq_factor:
+        if isinstance(scaling, Llama3ScalingConfig) and scaling.low_freq_factor == scaling.high_freq_factor:
             raise InputError("config: Llama 3's scaling needs two different frequency factors")
 
 
 @dataclass(frozen=True)
-class Alibi:
-    """Press et al. 2022: each head's scores fall with the distance, by its slope times `scale`.
+class ALiBiConfig:
+    """ALiBi (Press et al. 2022): a bias on the scores that is proportional to the distance.
 
-    `bfloat16` rounds slopes, positions and their products to it, as Falcon was trained.
+    Attributes:
+      slopes: slope of each head.
+      scale: factor of the biases.
+      bfloat16: whether slopes, positions and their products are rounded to bfloat16, as in Falcon.
     """
 
     slopes: tuple[float, ...]
@@ -106,11 +127,16 @@ class Alibi:
 
 
 @dataclass(frozen=True)
-class LearnedPosition:
-    """One trained vector per position, added to the token's; the table begins with `offset` others."""
+class LearnedPositionConfig:
+    """One learned vector per position, which is added to the token's embedding.
+
+    Attributes:
+      length: number of positions.
+      offset: number of unused vectors at the start of the table.
+    """
 
     length: int
     offset: int = 0
 
     def __post_init__(self) -> None:
-        positive(self, but=("offset",))
+        require_positive(self, allow_zero=("offset",))

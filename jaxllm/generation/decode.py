@@ -1,4 +1,4 @@
-"""Prefill and decode: the compiled programs of generation, over one typed state."""
+"""The compiled programs of generation: prefill and decode."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,42 +10,49 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.cache import Cache
+from jaxllm.generation.sampling import Sampler
 from jaxllm.models.decoder import Decoder
-from jaxllm.sampling import Sampler
 from jaxllm.sharding import mesh_of, replicate
 
-CHUNK = 16  # the most tokens that one call decodes
+DECODE_CHUNK = 16  # number of tokens that one call of `decode` generates at most
 
 
 def bucket(size: int, least: int) -> int:
-    """The next of the sizes that programs are compiled for: four to an octave, at least `least`."""
+    """Rounds a size up to one of those that programs are compiled for: four per octave, and at least `least`."""
     if size <= least:
         return least
     quarter = max(1 << (size - 1).bit_length() >> 3, 1)
     return -(-size // quarter) * quarter
 
 
-def on_mesh_of(model: Decoder) -> Callable[[], AbstractContextManager]:
-    """Makes contexts for the mesh that the weights live on."""
+def mesh_context(model: Decoder) -> Callable[[], AbstractContextManager]:
+    """Returns a function that creates a context of the mesh that the model's weights are on."""
     mesh = mesh_of(model)
-
-    def context() -> AbstractContextManager:
-        return nullcontext() if mesh is None else jax.set_mesh(mesh)
-
-    return context
+    if mesh is None:
+        return nullcontext
+    return partial(jax.set_mesh, mesh)
 
 
 class Limits(NamedTuple):
-    """What ends a row: token ids, int32 [E], and how many tokens it may get, int32 [B]."""
+    """What ends a row.
+
+    Attributes:
+      eos: token ids that end any row, int32 [E].
+      tokens: number of tokens that each row may generate, int32 [B].
+    """
 
     eos: jax.Array
     tokens: jax.Array
 
 
-class Emitted(NamedTuple):
-    """Sampled tokens [B n], their log-probabilities under the model, which of them count, and which ended a row.
+class StepOutput(NamedTuple):
+    """Generated tokens. All arrays are whole on every device, so that every process can read them.
 
-    What a step returns is whole on every device, for every process to read.
+    Attributes:
+      token: int32 [B n].
+      logprob: log-probability of each token under the model, float32 [B n].
+      live: whether the row had not ended before the token, bool [B n].
+      last: whether the token ends its row, bool [B n].
     """
 
     token: jax.Array
@@ -56,11 +63,16 @@ class Emitted(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class State:
-    """A batch in the middle of its generation.
+class DecodeState:
+    """A batch during generation.
 
-    `token` [B] is sampled but not yet in the cache; `seen` [B V] is kept for the repetition penalty only; `keys` are
-    the rows' random keys [B], and `count` the tokens that each has.
+    Attributes:
+      cache: keys and values of all tokens but the last.
+      token: last token of each row, which is not in the cache yet, int32 [B].
+      finished: whether each row has ended, bool [B].
+      seen: tokens that each row already has, bool [B V]; None without a repetition penalty.
+      keys: random key of each row, [B].
+      count: number of generated tokens of each row, int32.
     """
 
     cache: Cache
@@ -72,25 +84,35 @@ class State:
 
 
 @partial(jax.jit, static_argnames=("batch", "capacity", "dtype"))
-def begin(model: Decoder, batch: int, capacity: int, dtype: Any = None) -> Cache:
-    """An empty cache for `batch` rows of up to `capacity` positions, kept in a dtype or the model's."""
+def new_cache(model: Decoder, batch: int, capacity: int, dtype: Any = None) -> Cache:
+    """Creates an empty cache for `batch` rows of up to `capacity` positions, by default in the model's dtype."""
     return model.new_cache(batch, capacity, dtype)
 
 
 @partial(jax.jit, donate_argnames="cache")
-def read(
+def prefill_chunk(
     model: Decoder, cache: Cache, last: jax.Array | None, tokens: jax.Array, lengths: jax.Array
 ) -> tuple[Cache, jax.Array]:
-    """Reads the next T of right-padded prompts into a cache; tokens [B T].
+    """Processes the next chunk of right-padded prompts.
 
-    `lengths`, int32 [B], are those of the rows with all of their prompts. `last` [B 1 D] is what the last token of
-    each came to, as far as that was among those read, None before anything was.
+    Args:
+      model: the model.
+      cache: cache of the previous chunks.
+      last: result of the previous chunk; None before the first.
+      tokens: token ids of this chunk, int32 [B T].
+      lengths: lengths of the whole prompts, int32 [B].
+
+    Returns:
+      The updated cache, and the hidden state of each row's last token [B 1 D], if this or a previous chunk has it.
     """
-    begun = jnp.zeros_like(lengths) if cache.lengths is None else cache.lengths
-    states, cache = model.hidden(tokens, jnp.clip(lengths - begun, 0, tokens.shape[1]), cache, lengths)
-    at = (lengths - 1 - begun)[:, None, None]
-    found = jnp.take_along_axis(states, jnp.clip(at, 0, tokens.shape[1] - 1), axis=1)
-    return cache, found if last is None else jnp.where(at >= 0, found, last)
+    start = jnp.zeros_like(lengths) if cache.lengths is None else cache.lengths
+    chunk = tokens.shape[1]
+    states, cache = model.hidden(tokens, jnp.clip(lengths - start, 0, chunk), cache, lengths)
+    index = (lengths - 1 - start)[:, None, None]
+    found = jnp.take_along_axis(states, jnp.clip(index, 0, chunk - 1), axis=1)
+    if last is not None:
+        found = jnp.where(index >= 0, found, last)
+    return cache, found
 
 
 @partial(jax.jit, donate_argnames="cache")
@@ -104,50 +126,59 @@ def prefill(
     keys: jax.Array,
     sampler: Sampler,
     limits: Limits,
-) -> tuple[State, Emitted]:
-    """Reads what is left of the prompts, and samples a first token; the rest is as in `read` and `State`."""
-    cache, found = read(model, cache, last, tokens, lengths)
-    state = State(cache, tokens[:, 0], jnp.zeros(len(tokens), bool), seen, keys, jnp.int32(0))
-    state, emitted = _sample(model, state, found, sampler, limits)
-    return state, replicate(emitted)
+) -> tuple[DecodeState, StepOutput]:
+    """Processes the last chunk of the prompts (see `prefill_chunk`), and samples each row's first token."""
+    cache, states = prefill_chunk(model, cache, last, tokens, lengths)
+    finished = jnp.zeros(len(tokens), bool)
+    state = DecodeState(cache, tokens[:, 0], finished, seen, keys, jnp.int32(0))
+    state, output = _sample(model, state, states, sampler, limits)
+    return state, replicate(output)
 
 
 @partial(jax.jit, donate_argnames="state")
-def decode(model: Decoder, state: State, sampler: Sampler, limits: Limits, steps: jax.Array) -> tuple[State, Emitted]:
-    """Up to `steps` (at most CHUNK) further tokens of each row; it stops early when every row has ended."""
-    shape = len(state.token), CHUNK
-    nothing = Emitted(
+def decode(
+    model: Decoder, state: DecodeState, sampler: Sampler, limits: Limits, steps: jax.Array
+) -> tuple[DecodeState, StepOutput]:
+    """Generates up to `steps` (at most `DECODE_CHUNK`) tokens of each row; stops early once every row has ended."""
+    shape = (len(state.token), DECODE_CHUNK)
+    empty = StepOutput(
         jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, bool), jnp.zeros(shape, bool)
     )
 
-    def unfinished(carry):
+    def is_unfinished(carry):
         step, state, _ = carry
         return (step < steps) & ~state.finished.all()
 
-    def advance(carry):
-        step, state, emitted = carry
+    def decode_one(carry):
+        step, state, outputs = carry
         states, cache = model.hidden(state.token[:, None], cache=state.cache)
-        state, new = _sample(model, replace(state, cache=cache), states, sampler, limits)
+        state, output = _sample(model, replace(state, cache=cache), states, sampler, limits)
         write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=1)
-        return step + 1, state, jax.tree.map(write, emitted, new)
+        return step + 1, state, jax.tree.map(write, outputs, output)
 
-    _, state, emitted = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), state, nothing))
-    return state, replicate(emitted)
-
-
-@partial(jax.jit, static_argnames="capacity")  # what grows cannot be written in place
-def grow(cache: Cache, capacity: int) -> Cache:
-    """The same cache with room for `capacity` positions."""
-    return cache.grown(capacity)
+    _, state, outputs = jax.lax.while_loop(is_unfinished, decode_one, (jnp.int32(0), state, empty))
+    return state, replicate(outputs)
 
 
-def _sample(model: Decoder, state: State, x: jax.Array, sampler: Sampler, limits: Limits) -> tuple[State, Emitted]:
-    """The token that follows the last states [B 1 D], and what it does to the state."""
+@partial(jax.jit, static_argnames="capacity")  # a cache that grows cannot be updated in place
+def resize_cache(cache: Cache, capacity: int) -> Cache:
+    """Returns the cache with room for `capacity` positions."""
+    return cache.resize(capacity)
+
+
+def _sample(
+    model: Decoder, state: DecodeState, x: jax.Array, sampler: Sampler, limits: Limits
+) -> tuple[DecodeState, StepOutput]:
+    """Samples the token that follows the hidden states [B 1 D], and updates the state."""
     logits = model.logits(x[:, -1])
-    token = sampler.next_token(logits, state.seen, jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.count))
-    logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)
-    count, live = state.count + 1, ~state.finished
+    keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.count)
+    token = sampler.next_token(logits, state.seen, keys)
+    logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1).astype(jnp.float32)
+    count = state.count + 1
+    live = ~state.finished
     ends = (token[:, None] == limits.eos).any(axis=-1) | (count >= limits.tokens)
-    seen = None if state.seen is None else state.seen.at[jnp.arange(len(token)), token].set(True)
-    emitted = Emitted(token[:, None], logprob.astype(jnp.float32), live[:, None], (live & ends)[:, None])
-    return State(state.cache, token, state.finished | ends, seen, state.keys, count), emitted
+    seen = state.seen
+    if seen is not None:
+        seen = seen.at[jnp.arange(len(token)), token].set(True)
+    output = StepOutput(token[:, None], logprob, live[:, None], (live & ends)[:, None])
+    return DecodeState(state.cache, token, state.finished | ends, seen, state.keys, count), output

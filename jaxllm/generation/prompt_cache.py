@@ -1,4 +1,4 @@
-"""What a model has read of one row, kept for a next prompt that begins alike, in memory or in a file."""
+"""Prompt caches: the keys and values of one row, so that later prompts with the same prefix skip prefill."""
 
 import os
 from collections.abc import Sequence
@@ -11,170 +11,226 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm import config
-from jaxllm.cache import Cache, Tokens
+from jaxllm.cache import Cache, TokenCache
+from jaxllm.config import StackConfig
 from jaxllm.errors import InputError
 from jaxllm.generation import prompt_file
-from jaxllm.generation.decode import CHUNK, begin, bucket, on_mesh_of
-from jaxllm.generation.prompt_file import Origin, difference
+from jaxllm.generation.decode import DECODE_CHUNK, bucket, mesh_context, new_cache
+from jaxllm.generation.prompt_file import ModelFingerprint, difference
 from jaxllm.models.decoder import Decoder
 
 
-class Taken(NamedTuple):
-    """What one generation has of a prompt cache: for whom it was taken, the cache if there is one, and how much of it.
+class CacheHit(NamedTuple):
+    """What a prompt cache has for one generation.
 
-    `shared` is how many first tokens of the prompt are in it.
+    Attributes:
+      fingerprint: the generation's model and settings.
+      cache: a cache that holds a prefix of the prompt; None if there is none.
+      shared: length of that prefix.
     """
 
-    origin: Origin
+    fingerprint: ModelFingerprint
     cache: Cache | None = None
     shared: int = 0
 
 
-class _Kept(NamedTuple):
-    """Who has read what."""
-
-    origin: Origin
+class _StoredRow(NamedTuple):
+    fingerprint: ModelFingerprint
     cache: Cache
     tokens: list[int]
 
 
 class PromptCache:
-    """What one model has read of one row: nothing at first, then what the last generation that was given it has read.
+    """Stores the keys and values of one row, so that later prompts with the same prefix skip prefill.
 
-    A prompt is given whole; as many of its first tokens as are kept here are not read again. Going back to fewer than
-    are kept costs nothing, but where the model would have to be asked again all is read anew: behind the end of a
-    sliding window, and where LongRoPE or dynamic scaling had other frequencies. Under dynamic scaling what is kept
-    has the frequencies of its day, as everywhere in decoding.
+    Pass it to `generate` with a whole prompt: the prefix that it shares with the stored row is not processed again, and
+    afterwards the row is stored. Returning to a shorter prefix costs nothing, except where it would change hidden
+    states: behind the end of a sliding window, and where LongRoPE or dynamic NTK scaling used other frequencies. Then
+    the whole prompt is processed.
 
-    One generation at a time goes on with it: of several, in threads or in turn, the last to take it does, and others
-    end with an InputError, or read all of their prompts themselves.
+    One generation at a time uses the cache. Of several, in threads or in turn, the last to start does; the others raise
+    InputError, or process their whole prompts.
     """
 
     def __init__(self):
-        self._kept: _Kept | None = None
-        self._lock = Lock()  # what one generation has taken, another's thread must not see as kept
+        self._row: _StoredRow | None = None
+        self._lock = Lock()
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """What is kept: a prompt and what followed it, but for the last token, which was not read yet."""
-        kept = self._kept
-        return tuple(kept.tokens) if kept else ()
+        """The stored tokens: a prompt and its continuation, without the last token, which was not processed yet."""
+        row = self._row
+        if row is None:
+            return ()
+        return tuple(row.tokens)
 
-    def take(self, model: Decoder, prompt: Sequence[int], cache_dtype: Any) -> Taken:
-        """What can be used for a prompt; until `keep`, nothing is kept here.
+    def take(self, model: Decoder, prompt: Sequence[int], cache_dtype: Any) -> CacheHit:
+        """Takes out what can be reused for a prompt. Until `store` is called, nothing is stored.
 
-        In the context of the model's mesh. The arrays are the caller's, to be donated.
+        Must be called in the context of the model's mesh. The caller owns the arrays, and may donate them.
 
         Raises:
-            InputError: the model is not the one that has read what is kept, or is to keep it otherwise.
+          InputError: the stored row belongs to another model, or has another dtype.
         """
-        origin = Origin.of(model, cache_dtype)
+        fingerprint = ModelFingerprint.of(model, cache_dtype)
         with self._lock:
-            kept = self._kept
-            if kept is None:
-                return Taken(origin)
-            _require_same(kept.origin, origin)
-            self._kept = None
-        size = len(kept.tokens)
-        shared = min(_shared(kept.tokens, prompt), len(prompt) - 1)  # what the last token comes to is not kept
-        if not shared or not _alike(model.config, size, shared, len(prompt)):
-            return Taken(origin)
-        trimmed = kept.cache.trimmed(size, shared)
-        return Taken(origin) if trimmed is None else Taken(origin, trimmed, shared)
+            row = self._row
+            if row is None:
+                return CacheHit(fingerprint)
+            _require_same(row.fingerprint, fingerprint)
+            self._row = None
+        stored = len(row.tokens)
+        shared = min(_common_prefix(row.tokens, prompt), len(prompt) - 1)  # the last token must yield logits
+        if not shared or not _same_frequencies(model.config.layers, stored, shared, len(prompt)):
+            return CacheHit(fingerprint)
+        cache = row.cache.truncate(shared, filled=stored)
+        if cache is None:
+            return CacheHit(fingerprint)
+        return CacheHit(fingerprint, cache, shared)
 
-    def keep(self, origin: Origin, cache: Cache, tokens: Sequence[int]) -> None:
-        """Keeps what the model that has `taken` with this origin has read, tokens and their cache."""
+    def store(self, fingerprint: ModelFingerprint, cache: Cache, tokens: Sequence[int]) -> None:
+        """Stores a row's tokens and their cache."""
         with self._lock:
-            self._kept = _Kept(origin, cache, list(tokens))
+            self._row = _StoredRow(fingerprint, cache, list(tokens))
 
     def release(self, cache: Cache) -> None:
-        """Lets go of what `keep` was given, for the caller to go on with.
+        """Takes out the cache that `store` was given, so that its arrays can be donated.
 
         Raises:
-            InputError: another generation has taken it meanwhile.
+          InputError: another generation has taken or replaced it.
         """
         with self._lock:
-            if self._kept is None or self._kept.cache is not cache:
-                raise InputError("prompt_cache: another generation has gone on with it; this one cannot")
-            self._kept = None
+            if self._row is None or self._row.cache is not cache:
+                raise InputError("prompt_cache: another generation uses it now; this one cannot continue")
+            self._row = None
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes a file that `load` reads on any mesh; one that is there is replaced, at once and as a whole.
+        """Writes a file that `load` reads on any mesh. An existing file is replaced atomically.
 
         Raises:
-            InputError: nothing is kept, the file cannot be written, or this process is one of several.
+          InputError: the cache is empty, the file cannot be written, or this process is one of several.
         """
         _require_one_process(path)
         with self._lock:
-            kept = self._kept
-            if kept is None:
-                raise InputError(f"{path}: the prompt cache is empty: there is nothing to write")
-            entries = jax.device_get(kept.cache.entries)
-        prompt_file.write(Path(path), kept.origin, kept.tokens, entries)
+            row = self._row
+            if row is None:
+                raise InputError(f"{path}: the prompt cache is empty; pass it to generate first")
+            layers = jax.device_get(row.cache.layers)
+        prompt_file.write(Path(path), row.fingerprint, row.tokens, layers)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: Decoder) -> Self:
-        """What `save` wrote, on the mesh of the same model.
+        """Reads what `save` wrote, onto the mesh of the same model.
 
         Raises:
-            InputError: no whole file of this kind, one of another model (config, dtype or weights), or this process
-                is one of several.
+          InputError: the file is not a complete prompt cache, it belongs to another model (config, dtype or weights),
+            or this process is one of several.
         """
         _require_one_process(path)
         facts, arrays = prompt_file.read(Path(path))
-        with on_mesh_of(model)():
+        with mesh_context(model)():
             loaded = cls()
-            origin = Origin.of(model, prompt_file.cache_dtype(facts))
-            if different := difference(origin.facts, facts):
-                raise InputError(f"{path}: is of another model: {different}")
-            tokens, entries = prompt_file.entries(Path(path), origin, arrays)
-            cache = _placed(model, tokens, model.layers.together(entries), jnp.dtype(origin.cache_dtype))
-            loaded.keep(origin, cache, tokens)
+            fingerprint = ModelFingerprint.of(model, prompt_file.cache_dtype(facts))
+            mismatch = difference(fingerprint.facts, facts)
+            if mismatch:
+                raise InputError(f"{path}: belongs to another model: {mismatch}")
+            tokens, layers = prompt_file.layers(Path(path), fingerprint, arrays)
+            stacked = model.layers.stack_caches(layers)
+            loaded.store(fingerprint, _place(model, tokens, stacked, jnp.dtype(fingerprint.cache_dtype)), tokens)
         return loaded
 
 
-def _placed(model: Decoder, tokens: Sequence[int], entries: Any, dtype: Any) -> Cache:
-    """The cache of one row from arrays of the host, [1 K t ...] or [stages K t ...], where the model wants it."""
-    length, capacity = len(tokens), bucket(len(tokens) + CHUNK, least=64)
-    like = jax.eval_shape(partial(begin, model, 1, capacity, dtype))
-    where = jax.tree.map(lambda x: x.sharding, begin(model, 1, 1, dtype))
+class PromptCacheSession:
+    """One generation's use of a `PromptCache`.
 
-    def place(array: np.ndarray, like: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
-        room = np.zeros(like.shape, like.dtype)
-        room[:, :, : array.shape[2]] = np.repeat(array, like.shape[1] // array.shape[1], axis=1)
-        return jax.device_put(room, sharding)
-
-    read = None
-    if like.tokens is not None:
-        row = np.pad(np.asarray(tokens, np.int32), (0, capacity - length))[None]
-        read = jax.device_put(Tokens(jnp.asarray(row), jnp.full(1, length, jnp.int32)), where.tokens)
-    return Cache(jax.tree.map(place, entries, like.entries, where.entries), jnp.full(1, length, jnp.int32), read)
-
-
-def _shared(kept: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many first tokens two rows have in common."""
-    size = min(len(kept), len(prompt))
-    differing = np.flatnonzero(np.asarray(kept[:size]) != np.asarray(prompt[:size]))
-    return int(differing[0]) if differing.size else size
-
-
-def _alike(part: config.Decoder, kept: int, shared: int, wanted: int) -> bool:
-    """Whether the first tokens of `kept` ones were read with the frequencies of a row of `wanted`.
-
-    A row that grows beyond one of the turning lengths is none of ours: the model sees to that itself.
+    Attributes:
+      cache: a cache that holds a prefix of the prompt; None if there is none.
+      shared: length of that prefix.
     """
-    turned = any(wanted <= turn < kept for turn in part.turning_lengths)
-    return not turned and (shared == kept or kept <= part.stretching_length)
+
+    def __init__(self, prompt_cache: PromptCache, model: Decoder, prompt: Sequence[int], cache_dtype: Any):
+        self._prompt_cache = prompt_cache
+        self._tokens = list(prompt)
+        self._fingerprint, self.cache, self.shared = prompt_cache.take(model, prompt, cache_dtype)
+
+    def store(self, cache: Cache, new_tokens: Sequence[int]) -> None:
+        """Stores the row after a program has generated tokens; the last of them is not in the cache."""
+        self._tokens += new_tokens
+        self._prompt_cache.store(self._fingerprint, cache, self._tokens[:-1])
+
+    def resume(self, cache: Cache, steps: int, length: int) -> int:
+        """Takes the cache back, and returns how many steps to decode for a row of `length`.
+
+        Once a sliding window has begun to overwrite positions, a step cannot be undone: only one is decoded at a time.
+        """
+        self._prompt_cache.release(cache)
+        if length > cache.sliding_window:
+            return 1
+        return steps
 
 
-def _require_same(kept: Origin, now: Origin) -> None:
-    if different := difference(now.facts, kept.facts):
-        raise InputError(f"prompt_cache: was read by another model, or kept otherwise: {different}")
-    if kept.mesh != now.mesh:
-        raise InputError("prompt_cache: is on another mesh; save it to a file, and load that on this one")
+class NoPromptCache:
+    """Stands for a `PromptCacheSession` of a generation without a prompt cache."""
+
+    cache = None
+    shared = 0
+
+    def store(self, cache: Cache, new_tokens: Sequence[int]) -> None:
+        """Does nothing."""
+
+    def resume(self, cache: Cache, steps: int, length: int) -> int:
+        """Returns the number of steps unchanged."""
+        return steps
+
+
+def _place(model: Decoder, tokens: Sequence[int], layers: Any, dtype: Any) -> Cache:
+    """Places host arrays [1 K t ...], or [stages K t ...], where the model's cache of one row has them."""
+    length = len(tokens)
+    capacity = bucket(length + DECODE_CHUNK, least=64)
+    shapes = jax.eval_shape(partial(new_cache, model, 1, capacity, dtype))
+    shardings = jax.tree.map(lambda x: x.sharding, new_cache(model, 1, 1, dtype))
+
+    def place(array: np.ndarray, shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
+        padded = np.zeros(shape.shape, shape.dtype)
+        padded[:, :, : array.shape[2]] = np.repeat(array, shape.shape[1] // array.shape[1], axis=1)
+        return jax.device_put(padded, sharding)
+
+    token_cache = None
+    if shapes.tokens is not None:
+        row = np.pad(np.asarray(tokens, np.int32), (0, capacity - length))[None]
+        token_cache = TokenCache(jnp.asarray(row), jnp.full(1, length, jnp.int32))
+        token_cache = jax.device_put(token_cache, shardings.tokens)
+    placed = jax.tree.map(place, layers, shapes.layers, shardings.layers)
+    return Cache(placed, jnp.full(1, length, jnp.int32), token_cache)
+
+
+def _common_prefix(stored: Sequence[int], prompt: Sequence[int]) -> int:
+    """Returns the length of the longest common prefix."""
+    size = min(len(stored), len(prompt))
+    differing = np.flatnonzero(np.asarray(stored[:size]) != np.asarray(prompt[:size]))
+    if differing.size:
+        return int(differing[0])
+    return size
+
+
+def _same_frequencies(stack: StackConfig, stored: int, shared: int, length: int) -> bool:
+    """Whether a prefix of a stored row has the rotary frequencies of a row of the given length.
+
+    A row that grows beyond an original length of LongRoPE does not matter: the model recomputes its cache.
+    """
+    if any(length <= original < stored for original in stack.longrope_original_lengths):
+        return False
+    return shared == stored or stored <= stack.dynamic_ntk_original_length
+
+
+def _require_same(stored: ModelFingerprint, current: ModelFingerprint) -> None:
+    mismatch = difference(current.facts, stored.facts)
+    if mismatch:
+        raise InputError(f"prompt_cache: belongs to another model or other settings: {mismatch}")
+    if stored.mesh != current.mesh:
+        raise InputError("prompt_cache: is on another mesh; save it to a file, and load that on this mesh")
 
 
 def _require_one_process(path: str | os.PathLike) -> None:
     if jax.process_count() > 1:
-        raise InputError(f"{path}: prompt caches go to files and back in one process, not in {jax.process_count()}")
+        raise InputError(f"{path}: prompt caches are saved and loaded by one process, not by {jax.process_count()}")

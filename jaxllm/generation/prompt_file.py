@@ -1,10 +1,10 @@
-"""What a model has read of one row as a file: safetensors of the tokens, and of each layer's keys and values.
+"""The file format of prompt caches: safetensors of a row's tokens, and of each layer's keys and values.
 
     tokens          int32 [n]
-    I.key, I.value  [1 K t H] of layer I: its n positions, or of a window the last t of them, position p at p % t
-    I.key.values    eight bits, as bytes, with a float32 scale [1 K t] per vector in I.key.scale; I.value likewise
+    I.key, I.value  [1 K t H] of layer I: all n positions, or the last t of a window, position p at index p % t
+    I.key.values    eight-bit values as bytes, with their scale, float32 [1 K t], in I.key.scale; I.value likewise
 
-Its metadata are `format`, and `model`: which one it is that has read. Nothing of a mesh is in it.
+The metadata are `format` and `model`, the facts of the model. The file does not depend on a mesh.
 """
 
 import json
@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from reprlib import repr as shown  # short, however long or deep
+from reprlib import repr as shown  # bounds the length
 from typing import Any, NamedTuple
 
 import jax
@@ -22,56 +22,66 @@ from jax.sharding import Mesh
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from jaxllm import config
 from jaxllm.arrays import checksum
+from jaxllm.atomic_write import atomic_file
+from jaxllm.cache import CacheSpec, LayerCaches
+from jaxllm.cache.quantized_kv import DTYPES
+from jaxllm.config import DecoderConfig, to_json
 from jaxllm.errors import InputError
 from jaxllm.models.decoder import Decoder
-from jaxllm.narrow import DTYPES
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.sharding import make_mesh, mesh_of, replicate
-from jaxllm.streaming import Entries
 from jaxllm.text.files import library_errors
-from jaxllm.workspace import replacing
 
 FORMAT = "jaxllm prompt cache 1"
-_ROWS = 4  # of a weight, along each of its axes but the last
+_ROWS = 4  # that are hashed, along each axis of a weight but the last
 
 
-class Origin(NamedTuple):
-    """The model that has read something, the dtype that it keeps that in, and a checksum of some of its weights."""
+class ModelFingerprint(NamedTuple):
+    """What identifies a model and its settings.
 
-    config: config.Decoder
+    Attributes:
+      config: its config.
+      dtype: its dtype.
+      cache_dtype: dtype of its cache.
+      weights: checksum of some of its weights.
+      mesh: mesh that it is on.
+    """
+
+    config: DecoderConfig
     dtype: str
     cache_dtype: str
     weights: str
     mesh: Mesh | None
 
     @classmethod
-    def of(cls, model: Decoder, cache_dtype: Any = None) -> "Origin":
-        """A model, in the context of its mesh."""
+    def of(cls, model: Decoder, cache_dtype: Any = None) -> "ModelFingerprint":
+        """Returns the fingerprint of a model. Must be called in the context of its mesh."""
         kept = model.dtype if cache_dtype is None else jnp.dtype(cache_dtype)
         weights = checksum(map(np.asarray, jax.device_get(_corners(model))))
         return cls(model.config, model.dtype.name, kept.name, weights, mesh_of(model))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All but the mesh, as plain JSON values by name."""
+        """Everything but the mesh, as JSON values by name."""
         others = {"dtype": self.dtype, "cache_dtype": self.cache_dtype, "weights": self.weights}
-        return json.loads(json.dumps({**config.to_json(self.config), **others}))
+        return json.loads(json.dumps({**to_json(self.config), **others}))
 
-    def layers(self, mesh: Mesh | None) -> Any:
-        """The model's layers on a mesh, without arrays."""
+    def stack(self, mesh: Mesh | None) -> Any:
+        """Returns the model's layers on a mesh, without arrays."""
         return Decoder(self.config, rngs=None, dtype=self.dtype, mesh=mesh).layers
 
-    def entries(self, length: int) -> Entries:
-        """Shapes of what each layer keeps of a row [1 K t ...], on no mesh."""
-        with jax.set_mesh(make_mesh(tensor=1, devices=jax.local_devices()[:1])):  # not the caller's
-            return jax.eval_shape(lambda: self.layers(None).new_entries(1, length, jnp.dtype(self.cache_dtype)))
+    def cache_shapes(self, length: int) -> LayerCaches:
+        """Returns the shapes [1 K t ...] of each layer's cache for a row of a length, on no mesh."""
+        with jax.set_mesh(make_mesh(tensor=1, devices=jax.local_devices()[:1])):  # instead of the caller's mesh
+            return jax.eval_shape(
+                lambda: self.stack(None).new_caches(CacheSpec(1, length, jnp.dtype(self.cache_dtype)))
+            )
 
 
 @jax.jit
 def _corners(model: Decoder) -> list[jax.Array]:
-    """Some rows of each weight of the embedding and the last layer, on every device: the same on any mesh."""
+    """Returns some rows of each weight of the embedding and the last layer; the same on every mesh."""
     found = []
     for part in (model.embedding, model.layers[len(model.layers) - 1]):
         for _, parameter in named_parameters(part):
@@ -81,34 +91,51 @@ def _corners(model: Decoder) -> list[jax.Array]:
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """The first of a model's facts that another one does not share, in words."""
+    """Describes the first fact in which two models differ; None if they agree."""
+    ours = _flatten(ours)
+    theirs = _flatten(theirs)
     for name in {**ours, **theirs}:
-        here, there = ours.get(name), theirs.get(name)
-        if here != there:
-            told = not isinstance(here, list | dict) and not isinstance(there, list | dict)
-            return f"{name}={shown(there)}, not {shown(here)}" if told else f"another {name}"
+        our_value = ours.get(name)
+        their_value = theirs.get(name)
+        if our_value == their_value:
+            continue
+        if isinstance(our_value, list) or isinstance(their_value, list):
+            return f"another {name}"
+        return f"{name}={shown(their_value)}, not {shown(our_value)}"
     return None
 
 
-def write(path: Path, origin: Origin, tokens: Sequence[int], entries: Entries) -> None:
-    """Writes what the layers have kept of tokens, as arrays of the host; there may be more room in them.
+def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested facts by dotted name."""
+    flat = {}
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def write(path: Path, origin: ModelFingerprint, tokens: Sequence[int], entries: LayerCaches) -> None:
+    """Writes the tokens and layer caches (host arrays, which may have more room) of a row.
 
     Raises:
-        InputError: the file cannot be written.
+      InputError: the file cannot be written.
     """
-    like, data = named(origin.entries(len(tokens))), named(origin.layers(origin.mesh).apart(entries))
+    like = named(origin.cache_shapes(len(tokens)))
+    data = named(origin.stack(origin.mesh).unstack_caches(entries))
     stored = {name: _stored(data[name], like[name]) for name in like}
     _require_no_directory(path)
-    with replacing(path) as file, library_errors(path):
+    with atomic_file(path) as file, library_errors(path):
         metadata = {"format": FORMAT, "model": json.dumps(origin.facts)}
         save_file({"tokens": np.asarray(tokens, np.int32), **stored}, file, metadata)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The facts of a file's model, and its arrays by name.
+    """Returns the facts of a file's model, and its arrays by name.
 
     Raises:
-        InputError: it is no whole file of this kind.
+      InputError: it is not a complete prompt cache.
     """
     _require_no_directory(path)
     with library_errors(path), safe_open(path, framework="np") as file:
@@ -127,27 +154,28 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _require_no_directory(path: Path) -> None:
-    if os.path.isdir(path):  # False, and no error, for names that are none
+    if os.path.isdir(path):  # False, without an error, for invalid names
         raise InputError(f"{path}: is a directory, and no prompt cache")
 
 
 def cache_dtype(facts: Mapping[str, Any]) -> Any:
-    """The dtype of eight bits that a file's model has kept; None for its own."""
+    """Returns the eight-bit dtype of a file's cache; None for the model's dtype."""
     return next((dtype for dtype in DTYPES.values() if dtype.name == facts.get("cache_dtype")), None)
 
 
-def entries(path: Path, origin: Origin, arrays: Mapping[str, np.ndarray]) -> tuple[list[int], Entries]:
-    """The tokens of a file's arrays, and what each layer of its model has kept of them, [1 K t ...] on the host.
+def layers(path: Path, origin: ModelFingerprint, arrays: Mapping[str, np.ndarray]) -> tuple[list[int], LayerCaches]:
+    """Returns the tokens of a file, and the cache of each layer, [1 K t ...] on the host.
 
     Raises:
-        InputError: they are not those of that model.
+      InputError: the arrays do not belong to the model.
     """
     tokens = arrays.get("tokens", np.zeros(0))
     if tokens.dtype != np.int32 or tokens.ndim != 1 or not tokens.size:
         raise InputError(f"{path}: no tokens in it")
-    if tokens.min() < 0 or tokens.max() >= origin.config.vocab_size or len(tokens) > origin.config.limit:
+    if tokens.min() < 0 or tokens.max() >= origin.config.vocab_size or len(tokens) > origin.config.max_length:
         raise InputError(f"{path}: has tokens that its model does not take")
-    wanted, found = origin.entries(len(tokens)), {name: arrays[name] for name in arrays if name != "tokens"}
+    wanted = origin.cache_shapes(len(tokens))
+    found = {name: arrays[name] for name in arrays if name != "tokens"}
     like = named(wanted)
     expected = {name: (each.shape, _stored_dtype(each.dtype)) for name, each in like.items()}
     for name in {**expected, **found}:
@@ -158,18 +186,20 @@ def entries(path: Path, origin: Origin, arrays: Mapping[str, np.ndarray]) -> tup
     return tokens.tolist(), jax.tree.unflatten(jax.tree.structure(wanted), kept)
 
 
-def named(entries: Entries) -> dict[str, Any]:
-    """The arrays of layers' entries, by their names in a file."""
+def named(entries: LayerCaches) -> dict[str, Any]:
+    """Returns the arrays of layer caches by their names in a file."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(entries)
     return {jax.tree_util.keystr(path, simple=True, separator="."): array for path, array in leaves}
 
 
 def _stored(array: np.ndarray, like: jax.ShapeDtypeStruct) -> np.ndarray:
-    """What is filled, of each head once."""
+    """Returns the filled positions of an array, with each head once."""
     filled = array[:, :: array.shape[1] // like.shape[1], : like.shape[2]]
     return np.ascontiguousarray(filled).view(_stored_dtype(like.dtype))
 
 
 def _stored_dtype(dtype: np.dtype) -> np.dtype:
-    """Eight bits are bytes: not all readers of the format know all kinds of them."""
-    return np.dtype(np.uint8) if dtype.itemsize == 1 else dtype
+    """Returns the dtype in the file. Eight-bit types are stored as bytes, since not all readers know them."""
+    if dtype.itemsize == 1:
+        return np.dtype(np.uint8)
+    return dtype

@@ -1,63 +1,51 @@
-"""Generation on token ids: batches of prompts in, tokens out, a chunk of compiled steps at a time."""
+"""Generation on token ids: a batch of prompts in, tokens out, a chunk of compiled steps at a time."""
 
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.cache import Cache
-from jaxllm.checks import whole_number
-from jaxllm.distributed import broadcast
+from jaxllm.cache.quantized_kv import DTYPES
 from jaxllm.errors import InputError
 from jaxllm.generation.decode import (
-    CHUNK,
-    Emitted,
+    DECODE_CHUNK,
+    DecodeState,
     Limits,
-    State,
-    begin,
+    StepOutput,
     bucket,
     decode,
-    grow,
-    on_mesh_of,
+    mesh_context,
+    new_cache,
     prefill,
-    read,
+    prefill_chunk,
+    resize_cache,
 )
-from jaxllm.generation.prompt_cache import PromptCache, Taken
+from jaxllm.generation.options import GenerationOptions
+from jaxllm.generation.prompt_cache import NoPromptCache, PromptCache, PromptCacheSession
+from jaxllm.generation.prompts import check_prompts, prompt_chunks, seen_tokens
+from jaxllm.generation.sampling import Sampler
 from jaxllm.models.decoder import Decoder
-from jaxllm.narrow import DTYPES
-from jaxllm.sampling import Sampler
+from jaxllm.parallel.distributed import broadcast
 
-PREFILL_CHUNK = 2048  # tokens of a prompt that are read at a time, for activations not to grow with it
-_ROOM = 512  # positions that a cache begins with, where more may be needed later
-
-
-class Options(TypedDict, total=False):
-    """What the caller may ask of a generation, under Transformers' names."""
-
-    max_new_tokens: int  # 256
-    temperature: float  # 0: the likeliest token
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float | None
-    seed: int | None  # the same seed, the same tokens; None draws one
-    eos_token_id: int | Sequence[int] | None  # None: the model's own; []: nothing ends a row
-    prefill_chunk_size: int  # 2048: so many tokens of a prompt are read at a time
-    cache_dtype: str | None  # "int8", "fp8"; None: the model's own
-    prompt_cache: PromptCache | None  # what it has of the prompt is not read again; then it has all that was read
+PREFILL_CHUNK = GenerationOptions.prefill_chunk_size  # bounds the memory of activations, however long a prompt is
+INITIAL_CAPACITY = 512  # positions that a cache starts with, if more may be needed later
 
 
 @dataclass(frozen=True)
-class Step:
-    """One time step of a batch, each field [B]: token, its log-probability, whether it counts, whether it is the last.
+class TokenStep:
+    """One time step of a batch.
 
-    Log-probabilities are natural and the model's own, before sampling settings.
+    Attributes:
+      token: int [B].
+      logprob: natural log-probability of each token under the model, before sampling settings, [B].
+      live: whether each token counts; False for rows that have ended, [B].
+      last: whether each token ends its row, [B].
     """
 
     token: np.ndarray
@@ -66,167 +54,169 @@ class Step:
     last: np.ndarray
 
 
-def generate_tokens(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Options]) -> list[list[int]]:
-    """The new tokens of each prompt, the one that ended it included; raises as `steps` does."""
+def generate_tokens(model: Decoder, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
+    """Returns the new tokens of each prompt, the end token included.
+
+    Args:
+      model: the model.
+      prompts: token ids of each prompt.
+      **options: see `GenerationOptions`.
+
+    Raises:
+      InputError: as in `generate_steps`.
+    """
     rows: list[list[int]] = [[] for _ in prompts]
-    for step in steps(model, prompts, **options):
+    for step in generate_steps(model, prompts, **options):
         for row, token, live in zip(rows, step.token.tolist(), step.live.tolist(), strict=True):
             if live:
                 row.append(token)
     return rows
 
 
-def steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Unpack[Options]) -> Iterator[Step]:
-    """Decodes a batch of prompts of any lengths, a time step after the other, until every row has ended.
+def generate_steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: Any) -> Iterator[TokenStep]:
+    """Generates tokens for a batch of prompts of any lengths; yields one time step after the other.
 
-    A row ends with an end token, after `max_new_tokens`, or at the model's context. Row r draws from the seed and r, so
-    that the first row is the same in any batch.
+    A row ends with an end token, after `max_new_tokens`, or at the model's maximum length. Row r draws from the seed
+    and r, so the first row is the same in any batch.
 
-    A `prompt_cache` of one prompt has, at each step, what was read up to it: tokens decoded ahead of the step as well,
-    which a next prompt drops, but where a sliding window has begun to let go of positions, no token is ahead.
+    At each step a `prompt_cache` holds all tokens that were processed so far. These may be ahead of the step; the next
+    prompt drops them. In front of a sliding window that has begun to overwrite positions, none is ahead.
+
+    Args:
+      model: the model.
+      prompts: token ids of each prompt.
+      **options: see `GenerationOptions`.
 
     Raises:
-        InputError: no prompts, an empty one, one that fills the context, ids outside the vocabulary, bad options, a
-            `prompt_cache` of another model, of other settings, or for several prompts.
+      InputError: there are no prompts, a prompt is empty or as long as the model's maximum length, a token is outside
+        the vocabulary, an option is invalid, or the `prompt_cache` belongs to another model, to other settings, or is
+        given for several prompts.
     """
-    rows = _rows(model, prompts)
-    on_mesh, longest, said = on_mesh_of(model), max(map(len, rows)), rows[0].tolist()
-    finished, count, size = np.zeros(len(rows), bool), 1, 1
-    with on_mesh():  # never across a yield, where it would be the caller's too
-        asked = _settings(model, rows, options)
-        kept, taken = asked.kept, asked.kept and asked.kept.take(model, said, asked.cache_dtype)
-        state, emitted, most = _started(model, rows, asked, taken)
+    rows = check_prompts(model, prompts)
+    checked = GenerationOptions.of(**options)
+    on_mesh = mesh_context(model)
+    finished = np.zeros(len(rows), bool)
+    generated = 1
+    steps = 1
+    with on_mesh():  # never held across a yield, where it would be the caller's context too
+        session = _prompt_session(model, rows, checked)
+        run = _prepare(model, rows, checked, session.shared)
+        state, output = _prefill(model, run, session)
     while True:
-        new = list(_unpacked(emitted))
-        if kept and taken:
-            said += (int(step.token[0]) for step in new)
-            kept.keep(taken.origin, state.cache, said[:-1])
+        new = list(_time_steps(output))
+        session.store(state.cache, [int(step.token[0]) for step in new])
         for step in new:
             finished |= step.last
             yield step
         if finished.all():
             return
         with on_mesh():
-            needed = longest + count - 1 + size
-            if kept:
-                kept.release(state.cache)
-                size = size if needed <= state.cache.window else 1
-            state = replace(state, cache=_with_room(state.cache, needed, most))
-            state, emitted = decode(model, state, asked.sampler, asked.limits, jnp.int32(size))
-        count, size = count + size, min(2 * size, CHUNK)  # short chunks first: the first words come at once
+            length = max(map(len, rows)) + generated - 1 + steps
+            steps = session.resume(state.cache, steps, length)
+            state = replace(state, cache=_with_capacity(state.cache, length, run.max_capacity))
+            state, output = decode(model, state, run.sampler, run.limits, jnp.int32(steps))
+        generated += steps
+        steps = min(2 * steps, DECODE_CHUNK)  # short chunks first: the first tokens arrive at once
 
 
-def _started(
-    model: Decoder, rows: Sequence[np.ndarray], asked: "_Settings", taken: Taken | None
-) -> tuple[State, Emitted, int]:
-    """Reads prompts, but for what is kept of them: with a first token of each, and the most room that they may need."""
-    cache, begun = (taken.cache, taken.shared) if taken else (None, 0)
-    *chunks, rest = _chunks(rows, begun, asked.chunk)
-    lengths, end = np.array([len(row) for row in rows], np.int32), begun + sum(x.shape[1] for x in (*chunks, rest))
-    most = bucket(max(end, int((lengths + asked.limits.tokens).max())), least=64)
-    capacity = min(most, max(_ROOM, bucket(max(end, int(lengths.max()) + CHUNK), least=64)))
-    cache = _with_room(cache or begin(model, len(rows), capacity, asked.cache_dtype), capacity, most)
-    last = None
-    for chunk in chunks:
-        cache, last = read(model, cache, last, chunk, lengths)
-    state, emitted = prefill(model, cache, last, rest, lengths, asked.seen, asked.keys, asked.sampler, asked.limits)
-    return state, emitted, most
-
-
-def eos_token_ids(model: Decoder, given: int | Sequence[int] | None) -> tuple[int, ...]:
-    """What ends a row: the ids given, or else the model's own."""
-    ids = np.atleast_1d(np.asarray(model.config.eos_token_ids if given is None else given)).tolist()
-    return tuple(whole_number("eos_token_id", item, least=-1) for item in ids)
-
-
-def _with_room(cache: Cache, needed: int, most: int) -> Cache:
-    """The cache, at least doubled if it cannot take `needed` positions: memory follows the text, not its limit."""
-    if needed <= cache.capacity or cache.capacity >= most:
-        return cache
-    return grow(cache, min(max(2 * int(cache.capacity), bucket(needed, least=64)), most))
-
-
-def _unpacked(emitted: Emitted) -> Iterator[Step]:
-    arrays = jax.device_get(emitted)
-    for at in range(arrays.live.shape[1]):
-        if arrays.live[:, at].any():
-            yield Step(*(array[:, at] for array in arrays))
-
-
-def _rows(model: Decoder, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    rows = [_row(model, index, prompt) for index, prompt in enumerate(prompts)]
-    if not rows:
-        raise InputError("no prompts")
-    return rows
-
-
-def _chunks(rows: Sequence[np.ndarray], begun: int, size: int) -> Iterator[np.ndarray]:
-    """Prompts from position `begun` on as int32 [B T], right-padded: T is `size`, and of the last a bucket."""
-    longest = max(map(len, rows))
-    for start in range(begun, longest, size):
-        width = size if start + size < longest else min(bucket(longest - start, least=16), size)
-        tokens = np.zeros((len(rows), width), np.int32)
-        for padded, row in zip(tokens, rows, strict=True):
-            some = row[start : start + width]
-            padded[: len(some)] = some
-        yield tokens
-
-
-def _row(model: Decoder, index: int, prompt: Sequence[int]) -> np.ndarray:
-    row, vocab, limit = np.asarray(prompt), model.config.vocab_size, model.config.limit
-    if row.shape == (0,):
-        raise InputError(f"prompt {index} is empty: there is nothing to continue")
-    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
-        raise InputError(f"prompt {index}: must be a sequence of token ids")
-    if len(row) >= limit:
-        raise InputError(f"prompt {index} has {len(row)} tokens, which fills the model's context of {limit}")
-    if (wrong := row[(row < 0) | (row >= vocab)]).size:
-        raise InputError(f"prompt {index}: token {wrong[0]} is outside the model's vocabulary of {vocab}")
-    return row
+def eos_token_ids(model: Decoder, option: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Returns the token ids that end a row: those of the option, or else the model's own."""
+    if option is None:
+        return model.config.eos_token_ids
+    checked = GenerationOptions.of(eos_token_id=option).eos_token_id
+    return tuple(checked)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """Checked options, a random key per row, and the tokens [B V] that each has already seen, where that matters."""
+class _Run:
+    """What one generation consists of.
+
+    Attributes:
+      sampler: the sampling settings.
+      limits: what ends a row.
+      keys: random key of each row, [B].
+      seen: tokens that each prompt has, bool [B V]; None without a repetition penalty.
+      chunks: right-padded chunks of the prompts, without what a prompt cache holds, each int32 [B T].
+      lengths: lengths of the prompts, int32 [B].
+      capacity: capacity of the cache at first.
+      max_capacity: capacity of the cache that the longest row may need.
+      cache_dtype: dtype of the cache; None for the model's.
+    """
 
     sampler: Sampler
     limits: Limits
     keys: jax.Array
     seen: np.ndarray | None
-    chunk: int
+    chunks: list[np.ndarray]
+    lengths: np.ndarray
+    capacity: int
+    max_capacity: int
     cache_dtype: Any
-    kept: PromptCache | None
 
 
-def _settings(model: Decoder, rows: Sequence[np.ndarray], options: Options) -> _Settings:
-    for name in options:
-        if name not in Options.__annotations__:
-            near = get_close_matches(name, Options.__annotations__, n=1)
-            raise InputError(f"unknown option {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
-    sampling: dict[str, Any] = dict(options)
-    count = whole_number("max_new_tokens", sampling.pop("max_new_tokens", 256), least=1)
-    chunk = whole_number("prefill_chunk_size", sampling.pop("prefill_chunk_size", PREFILL_CHUNK), least=1)
-    narrow, kept = sampling.pop("cache_dtype", None), sampling.pop("prompt_cache", None)
-    if narrow not in (None, *DTYPES):
-        raise InputError(
-            f"cache_dtype={narrow!r}: must be {' or '.join(map(repr, DTYPES))}, or None for the model's own"
-        )
-    if kept is not None and (not isinstance(kept, PromptCache) or len(rows) > 1):
-        wrong = f"keeps one prompt, not {len(rows)}" if isinstance(kept, PromptCache) else "must be a PromptCache"
-        raise InputError(f"prompt_cache: {wrong}")
-    eos, seed = eos_token_ids(model, sampling.pop("eos_token_id", None)), sampling.pop("seed", None)
-    seed = broadcast(partial(secrets.randbits, 32)) if seed is None else seed
-    key = jax.random.key(np.uint32(whole_number("seed", seed, least=0, most=2**32 - 1)))
+def _prepare(model: Decoder, rows: Sequence[np.ndarray], options: GenerationOptions, shared: int) -> _Run:
+    seed = options.seed
+    if seed is None:
+        seed = broadcast(partial(secrets.randbits, 32))
+    key = jax.random.key(np.uint32(seed))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(rows)))
-    room = [min(count, int(min(model.config.limit, 2**31 - 1)) - len(row)) for row in rows]
-    limits, sampler = Limits(jnp.asarray([*eos, -1], jnp.int32), jnp.asarray(room, jnp.int32)), Sampler.of(**sampling)
-    seen = None if sampler.repetition_penalty is None else _seen(rows, model.config.vocab_size)
-    return _Settings(sampler, limits, keys, seen, chunk, None if narrow is None else DTYPES[narrow], kept)
+    lengths = np.array([len(row) for row in rows], np.int32)
+    max_length = int(min(model.config.max_length, 2**31 - 1))
+    new_tokens = np.minimum(options.max_new_tokens, max_length - lengths)
+    eos = eos_token_ids(model, options.eos_token_id)
+    limits = Limits(jnp.asarray([*eos, -1], jnp.int32), jnp.asarray(new_tokens))
+    sampler = Sampler.of(options)
+    seen = None
+    if sampler.repetition_penalty is not None:
+        seen = seen_tokens(rows, model.config.vocab_size)
+    chunks = list(prompt_chunks(rows, shared, options.prefill_chunk_size))
+    end = shared + sum(chunk.shape[1] for chunk in chunks)
+    max_capacity = bucket(max(end, int((lengths + new_tokens).max())), least=64)
+    capacity = bucket(max(end, int(lengths.max()) + DECODE_CHUNK), least=64)
+    capacity = min(max_capacity, max(INITIAL_CAPACITY, capacity))
+    return _Run(sampler, limits, keys, seen, chunks, lengths, capacity, max_capacity, _cache_dtype(options))
 
 
-def _seen(rows: Sequence[np.ndarray], vocab: int) -> np.ndarray:
-    """Which tokens are in each row, bool [B V]."""
-    seen = np.zeros((len(rows), vocab), bool)
-    for marked, row in zip(seen, rows, strict=True):
-        marked[row] = True
-    return seen
+def _prompt_session(
+    model: Decoder, rows: Sequence[np.ndarray], options: GenerationOptions
+) -> PromptCacheSession | NoPromptCache:
+    if options.prompt_cache is None:
+        return NoPromptCache()
+    if not isinstance(options.prompt_cache, PromptCache):
+        raise InputError("prompt_cache: must be a PromptCache")
+    if len(rows) > 1:
+        raise InputError(f"prompt_cache: stores one prompt, not {len(rows)}")
+    return PromptCacheSession(options.prompt_cache, model, rows[0].tolist(), _cache_dtype(options))
+
+
+def _cache_dtype(options: GenerationOptions) -> Any:
+    if options.cache_dtype is None:
+        return None
+    return DTYPES[options.cache_dtype]
+
+
+def _prefill(model: Decoder, run: _Run, session: PromptCacheSession | NoPromptCache) -> tuple[DecodeState, StepOutput]:
+    """Processes the prompts, except for the prefix that a prompt cache holds, and samples each row's first token."""
+    cache = session.cache
+    if cache is None:
+        cache = new_cache(model, len(run.lengths), run.capacity, run.cache_dtype)
+    cache = _with_capacity(cache, run.capacity, run.max_capacity)
+    last = None
+    for chunk in run.chunks[:-1]:
+        cache, last = prefill_chunk(model, cache, last, chunk, run.lengths)
+    return prefill(model, cache, last, run.chunks[-1], run.lengths, run.seen, run.keys, run.sampler, run.limits)
+
+
+def _with_capacity(cache: Cache, length: int, max_capacity: int) -> Cache:
+    """Returns a cache for rows of `length`; one that is too small is at least doubled."""
+    if length <= cache.capacity or cache.capacity >= max_capacity:
+        return cache
+    return resize_cache(cache, min(max(2 * int(cache.capacity), bucket(length, least=64)), max_capacity))
+
+
+def _time_steps(output: StepOutput) -> Iterator[TokenStep]:
+    """Yields the time steps of a program's output in which some row is live."""
+    arrays = jax.device_get(output)
+    for step in range(arrays.live.shape[1]):
+        if arrays.live[:, step].any():
+            yield TokenStep(*(array[:, step] for array in arrays))

@@ -1,4 +1,4 @@
-"""The one entry point to attention, the kernels behind it, and the choice between them."""
+"""The entry point to attention: it selects a kernel for the call and the device, and runs it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,46 +8,52 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxllm.kernels.blockwise import BLOCKS, blockwise
-from jaxllm.kernels.gradient import gradient
-from jaxllm.kernels.inputs import Inputs, Mixed, Scores, slopes_of
+from jaxllm.kernels.call import AttentionCall, Device
+from jaxllm.kernels.gradient import attention_gradient
 from jaxllm.kernels.reference import reference
-from jaxllm.kernels.request import Device, Request
+from jaxllm.kernels.spec import AttentionInputs, AttentionOutput, AttentionSpec, alibi_slopes
 from jaxllm.kernels.target import target
-from jaxllm.shares import on_shares
+from jaxllm.sharding import shard_map_by_axes
 
-Run = Callable[[Inputs, Scores], Mixed]
+Run = Callable[[AttentionInputs, AttentionSpec], AttentionOutput]
 
 
 class Kernel(NamedTuple):
-    """An implementation for one platform, and what it says to calls that it cannot serve (None to others).
+    """An attention kernel for one platform.
 
-    Logarithms that it rounds to the queries' dtype are good for no gradient.
+    Attributes:
+      platform: platform that it runs on.
+      run: computes attention.
+      unsupported_reason: says why it cannot serve a call on a device; None if it can.
+      rounds_lse: whether it rounds the log-sum-exps to the dtype of the queries, which is too coarse for gradients.
     """
 
     platform: str
     run: Run
-    refusal: Callable[[Request, Device], str | None]
+    unsupported_reason: Callable[[AttentionCall, Device], str | None]
     rounds_lse: bool = False
 
 
-class Choice(NamedTuple):
-    """The name of a kernel, and why it is that one."""
+class KernelChoice(NamedTuple):
+    """The name of the kernel that serves a call, and the reason for the choice."""
 
     kernel: str
     reason: str
 
 
-def _kernel(name: str, platform: str, **more: bool) -> Kernel:
-    """That of a module of its name, which is imported when it is first asked: Pallas takes its time."""
-    run, refusal = (partial(_call, f"jaxllm.kernels.{name}", function) for function in (name, "refusal"))
-    return Kernel(platform, run, refusal, **more)
+def _kernel(name: str, platform: str, **options: bool) -> Kernel:
+    """Returns the kernel of the module of that name, which is imported at its first use: importing Pallas is slow."""
+    module = f"jaxllm.kernels.{name}"
+    run = partial(_call, module, name)
+    unsupported_reason = partial(_call, module, "unsupported_reason")
+    return Kernel(platform, run, unsupported_reason, **options)
 
 
 def _call(module: str, function: str, *args: Any) -> Any:
     return getattr(import_module(module), function)(*args)
 
 
-# In the order of preference; for calls that all of them refuse there are those of XLA.
+# In order of preference. Calls that none of them supports are served by XLA.
 KERNELS: dict[str, Kernel] = {
     "flash_gpu": _kernel("flash_gpu", "cuda"),
     "cudnn": _kernel("cudnn", "cuda", rounds_lse=True),
@@ -56,8 +62,10 @@ KERNELS: dict[str, Kernel] = {
 XLA: dict[str, Run] = {"reference": reference, "blockwise": blockwise}
 
 _QUERY: Any = ("batch", "time", "heads", "head")
-_KEY: Any = ("batch", "time", "kv_heads", "head")
-_AXES = _QUERY, _KEY, _KEY, ("batch",), ("batch",), ("heads",), _KEY[:3], _KEY[:3], ("heads",)  # of `Inputs`
+_KEY: Any = ("batch", "kv_heads", "keys", "head")
+_ROW: Any = ("batch",)
+_HEAD: Any = ("heads",)
+_AXES = AttentionInputs(_QUERY, _KEY, _KEY, _ROW, _ROW, _HEAD, _KEY[:3], _KEY[:3], _HEAD)
 
 
 def attention(
@@ -65,81 +73,93 @@ def attention(
     key: jax.Array,
     value: jax.Array | None = None,
     *,
-    scores: Scores,
+    spec: AttentionSpec,
     offsets: jax.Array | None = None,
     lengths: jax.Array | None = None,
     sinks: jax.Array | None = None,
     key_scale: jax.Array | None = None,
     value_scale: jax.Array | None = None,
-) -> Mixed:
-    """Attention of query [B T N H] on key [B S K H] and value [B S K V], N // K queries to a key.
+) -> AttentionOutput:
+    """Computes attention of query [B T N H] on key [B K S H] and value [B K S V], with N // K query heads per key head.
 
-    Returns values mixed [B T N V], and the logarithms [B T N] of what weights were divided by, by which results on
-    several ranges of keys can be combined. `Inputs` says what the arguments mean, `Scores` which keys a query sees.
-    On a mesh each device computes its own rows and heads; fewer key-value heads than devices are to be repeated first
-    (`jaxllm.shares.copies`).
+    `AttentionInputs` describes the arguments, `AttentionSpec` how scores are computed and masked. On a mesh each device
+    computes its own rows and heads. Key-value heads that are fewer than the devices must be repeated before
+    (`jaxllm.sharding.kv_head_replicas`).
+
+    Returns:
+      The outputs [B T N V], and the log-sum-exps [B T N] by which outputs of several ranges of keys can be merged.
 
     Raises:
-        ValueError: key-value heads that query heads cannot share evenly.
+      ValueError: the number of query heads is not a multiple of the number of key-value heads.
     """
-    inputs = Inputs(query, key, value, offsets, lengths, sinks, key_scale, value_scale)
-    inputs = inputs._replace(slopes=slopes_of(inputs, scores))
-    if query.shape[2] % key.shape[2]:
-        raise ValueError(f"{query.shape[2]} query heads cannot share {key.shape[2]} key-value heads evenly")
-    axes: Any = [None if x is None else its for x, its in zip(inputs, _AXES, strict=True)]
-    return on_shares(partial(_mixed, scores), inputs, Inputs(*axes), Mixed(_QUERY, _QUERY[:3]))
+    inputs = AttentionInputs(query, key, value, offsets, lengths, sinks, key_scale, value_scale)
+    inputs = inputs._replace(slopes=alibi_slopes(inputs, spec))
+    if query.shape[2] % key.shape[1]:
+        raise ValueError(f"{query.shape[2]} query heads cannot share {key.shape[1]} key-value heads evenly")
+    axes: Any = [None if x is None else names for x, names in zip(inputs, _AXES, strict=True)]
+    return shard_map_by_axes(
+        partial(_dispatch, spec), inputs, AttentionInputs(*axes), AttentionOutput(_QUERY, _QUERY[:3])
+    )
 
 
-def choose(request: Request, device: Device, proven: frozenset[str] = frozenset()) -> Choice:
-    """Which kernel serves a call on a device, on which those that are `proven` have equalled the reference.
+def select_kernel(call: AttentionCall, device: Device, validated: frozenset[str] = frozenset()) -> KernelChoice:
+    """Selects the kernel that serves a call on a device.
 
-    All but XLA's own are taken only if they are among them: neither that it lowers nor that it is right can be taken
-    for granted of a kernel on a chip that it has not been tried on.
+    A kernel other than XLA's is selected only if it is among `validated`, the kernels that have equalled the reference
+    on this device. Lowering does not prove that a kernel is right, or fast, on a chip that it has not run on.
     """
-    said = []
+    reasons = []
     for name, kernel in KERNELS.items():
         if kernel.platform != device.platform:
             continue
-        refusal = kernel.refusal(request, device)
-        if refusal is None and name in proven:
-            return Choice(name, "; ".join([*said, f"equals the reference on this {device.kind}"]))
-        said.append(f"{name}: {refusal or 'not yet compared on this device (jaxllm doctor --kernels)'}")
-    if request.queries <= BLOCKS.queries and request.keys <= BLOCKS.keys:
-        return Choice("reference", "; ".join([*said, "all scores are one block, and nothing is simpler"]))
-    return Choice("blockwise", "; ".join([*said, "scores a block at a time, those that count"]))
+        unsupported = kernel.unsupported_reason(call, device)
+        if unsupported is None and name in validated:
+            reasons.append(f"equals the reference on this {device.kind}")
+            return KernelChoice(name, "; ".join(reasons))
+        reasons.append(f"{name}: {unsupported or 'not yet compared on this device (jaxllm doctor --kernels)'}")
+    if call.queries <= BLOCKS.queries and call.keys <= BLOCKS.keys:
+        reasons.append("all scores fit into one block")
+        return KernelChoice("reference", "; ".join(reasons))
+    reasons.append("scores are computed block by block")
+    return KernelChoice("blockwise", "; ".join(reasons))
 
 
-def _mixed(scores: Scores, inputs: Inputs) -> Mixed:
-    """By the kernel that is chosen: it stands beside XLA's, which are what other platforms are lowered to."""
-    aimed, request = target(), Request.of(inputs, scores)
-    chosen = choose(request, aimed.device, aimed.proven).kernel
-    if chosen == "reference":
-        return reference(inputs, scores)
-    return _differentiable(chosen, scores, inputs)
+def _dispatch(spec: AttentionSpec, inputs: AttentionInputs) -> AttentionOutput:
+    """Runs the selected kernel. The program contains XLA's kernel as well, for other platforms to be lowered to."""
+    current = target()
+    kernel = select_kernel(AttentionCall.of(inputs, spec), current.device, current.validated).kernel
+    if kernel == "reference":
+        return reference(inputs, spec)
+    return _differentiable(kernel, spec, inputs)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _differentiable(kernel: str, scores: Scores, inputs: Inputs) -> Mixed:
-    return _run(kernel, scores, inputs)
+def _differentiable(kernel: str, spec: AttentionSpec, inputs: AttentionInputs) -> AttentionOutput:
+    return _run_kernel(kernel, spec, inputs)
 
 
-def _run(kernel: str, scores: Scores, inputs: Inputs) -> Mixed:
+def _run_kernel(kernel: str, spec: AttentionSpec, inputs: AttentionInputs) -> AttentionOutput:
     if kernel in XLA:
-        return XLA[kernel](inputs, scores)
-    chosen = KERNELS[kernel]
-    branches: dict[str, Any] = {chosen.platform: lambda inputs: chosen.run(inputs, scores)}
-    return jax.lax.platform_dependent(inputs, **branches, default=lambda inputs: blockwise(inputs, scores))
+        return XLA[kernel](inputs, spec)
+    selected = KERNELS[kernel]
+    branches: dict[str, Any] = {selected.platform: lambda inputs: selected.run(inputs, spec)}
+    return jax.lax.platform_dependent(inputs, **branches, default=lambda inputs: blockwise(inputs, spec))
 
 
-def _forward(kernel: str, scores: Scores, inputs: Inputs) -> tuple[Mixed, tuple[Inputs, Mixed]]:
-    rounded = kernel in KERNELS and KERNELS[kernel].rounds_lse
-    made = _run("blockwise" if rounded else kernel, scores, inputs)  # as it is, for gradients to have derivatives
-    return made, (inputs, made)
+def _forward(
+    kernel: str, spec: AttentionSpec, inputs: AttentionInputs
+) -> tuple[AttentionOutput, tuple[AttentionInputs, AttentionOutput]]:
+    if kernel in KERNELS and KERNELS[kernel].rounds_lse:
+        kernel = "blockwise"  # gradients need exact log-sum-exps
+    output = _run_kernel(kernel, spec, inputs)
+    return output, (inputs, output)
 
 
-def _backward(kernel: str, scores: Scores, kept: tuple[Inputs, Mixed], wanted: Mixed) -> tuple[Inputs]:
-    inputs, made = kept
-    return (gradient(inputs, scores, made, wanted, BLOCKS),)
+def _backward(
+    kernel: str, spec: AttentionSpec, residuals: tuple[AttentionInputs, AttentionOutput], cotangent: AttentionOutput
+) -> tuple[AttentionInputs]:
+    inputs, output = residuals
+    return (attention_gradient(inputs, spec, output, cotangent, BLOCKS),)
 
 
 _differentiable.defvjp(_forward, _backward)

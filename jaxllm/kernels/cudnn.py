@@ -1,60 +1,78 @@
-"""cuDNN's flash attention for NVIDIA's Ampere and newer, through `jax.nn.dot_product_attention`."""
+"""cuDNN's flash attention for NVIDIA Ampere and newer, through `jax.nn.dot_product_attention`."""
 
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from jaxllm.kernels.inputs import NOTHING, Inputs, Mixed, Scores
-from jaxllm.kernels.request import Device, Request
+from jaxllm.kernels.call import AttentionCall, Device
+from jaxllm.kernels.spec import MIN_LSE, AttentionInputs, AttentionOutput, AttentionSpec
 
 
-def refusal(request: Request, device: Device) -> str | None:
-    """Why a call cannot be served by `cudnn` on such a device, or None."""
-    scores, largest = request.scores, 256 if device.capability >= 9 else 128
-    shifted, windowed = scores.causal and request.offsets, scores.window is not None
-    reasons = {
-        "cuDNN runs on NVIDIA GPUs of compute capability 8.0 and newer": device.platform != "cuda"
-        or device.capability < 8,
-        f"cuDNN multiplies bfloat16 and float16, not {request.dtype}": request.dtype not in (jnp.bfloat16, jnp.float16),
-        f"cuDNN takes heads of a multiple of 8 up to {largest}, not {request.head_dim}": request.head_dim % 8
-        or request.head_dim > largest,
-        "JAX gives cuDNN values as large as keys": request.value_dim != request.head_dim,
-        "cuDNN reads keys as wide as queries": request.quantized,
-        "cuDNN has no soft cap, chunks or ALiBi here": (scores.softcap, scores.chunk, scores.alibi) != (None,) * 3,
-        "JAX rounds the logarithm that sinks need to the queries' type": request.sinks,
-        "cuDNN's first query stands at position 0": shifted,
-        "JAX would copy the cache for cuDNN at every step of decoding": request.queries == 1,
-        "cuDNN's windows are causal": windowed and not scores.causal,
-        "cuDNN's windows take no more queries than keys": windowed and request.queries > request.keys,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+def unsupported_reason(call: AttentionCall, device: Device) -> str | None:
+    """Returns why cuDNN cannot serve a call on a device; None if it can."""
+    spec = call.spec
+    largest = 256 if device.capability >= 9 else 128
+    if device.platform != "cuda" or device.capability < 8:
+        return "cuDNN runs on NVIDIA GPUs of compute capability 8.0 and newer"
+    if call.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cuDNN multiplies bfloat16 and float16, not {call.dtype}"
+    if call.head_dim % 8 or call.head_dim > largest:
+        return f"cuDNN takes heads of a multiple of 8 up to {largest}, not {call.head_dim}"
+    if call.value_dim != call.head_dim:
+        return "JAX gives cuDNN values as large as keys"
+    if call.quantized:
+        return "cuDNN reads keys as wide as queries"
+    if spec.softcap is not None or spec.chunk is not None or spec.alibi is not None:
+        return "cuDNN has no soft cap, chunks or ALiBi here"
+    if call.has_sinks:
+        return "JAX rounds the log-sum-exp that sinks need to the queries' dtype"
+    if spec.causal and call.has_offsets:
+        return "cuDNN's first query stands at position 0"
+    if call.queries == 1:
+        return "JAX would copy the cache for cuDNN at every decode step"
+    return _unsupported_window(call)
 
 
-def cudnn(inputs: Inputs, scores: Scores, *, implementation: Literal["cudnn", "xla"] = "cudnn") -> Mixed:
-    """Attention of query [B T N H] on key and value [B S K H]; `xla` has the same meaning on any device.
+def _unsupported_window(call: AttentionCall) -> str | None:
+    if call.spec.window is None:
+        return None
+    if not call.spec.causal:
+        return "cuDNN's windows are causal"
+    if call.queries > call.keys:
+        return "cuDNN's windows take no more queries than keys"
+    return None
 
-    JAX rounds the logarithms to the queries' type.
+
+def cudnn(
+    inputs: AttentionInputs, spec: AttentionSpec, *, implementation: Literal["cudnn", "xla"] = "cudnn"
+) -> AttentionOutput:
+    """Computes attention of query [B T N H] on key and value [B K S H] by cuDNN, or by XLA on any device.
+
+    cuDNN reads [B S K H]: keys and values are transposed. JAX rounds the log-sum-exps to the dtype of the queries.
 
     Raises:
-        RuntimeError: there is no cuDNN.
+      RuntimeError: cuDNN is not available.
     """
     queries = inputs.query.shape[1]
-    lengths = None if inputs.lengths is None else jnp.clip(inputs.lengths, 0, inputs.key.shape[1])
+    key = inputs.key.swapaxes(1, 2)
+    lengths = None
+    if inputs.lengths is not None:
+        lengths = jnp.clip(inputs.lengths, 0, inputs.key.shape[2])
     out, lse = jax.nn.dot_product_attention(
         inputs.query,
-        inputs.key,
-        inputs.key if inputs.value is None else inputs.value,
-        scale=scores.scale,
-        is_causal=scores.causal,
+        key,
+        key if inputs.value is None else inputs.value.swapaxes(1, 2),
+        scale=spec.scale,
+        is_causal=spec.causal,
         key_value_seq_lengths=lengths,
-        local_window_size=None if scores.window is None else (scores.window - 1, 0),
+        local_window_size=None if spec.window is None else (spec.window - 1, 0),
         implementation=implementation,
         return_residual=True,
     )
     lse = lse.astype(jnp.float32)
     if lengths is None:
-        return Mixed(out, lse)
-    first = jnp.arange(queries) - (queries if scores.window is None else scores.window - 1)
-    seen = (jnp.maximum(first, 0) < lengths[:, None])[..., None]  # what cuDNN gives without a key is not defined
-    return Mixed(jnp.where(seen[..., None], out, 0), jnp.where(seen, lse, NOTHING))
+        return AttentionOutput(out, lse)
+    first = jnp.arange(queries) - (queries if spec.window is None else spec.window - 1)
+    seen = (jnp.maximum(first, 0) < lengths[:, None])[..., None]  # cuDNN's result is undefined for a query without keys
+    return AttentionOutput(jnp.where(seen[..., None], out, 0), jnp.where(seen, lse, MIN_LSE))

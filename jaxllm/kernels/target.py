@@ -1,4 +1,4 @@
-"""What attention is made for: a device, and the kernels that have equalled the reference on it."""
+"""The device that attention is compiled for, and the kernels that have equalled the reference on it."""
 
 import json
 from contextlib import AbstractContextManager
@@ -8,60 +8,60 @@ from pathlib import Path
 
 import jax
 
-from jaxllm.kernels.request import Device
-from jaxllm.storage import cache_dir
+from jaxllm.atomic_write import atomic_file
+from jaxllm.kernels.call import Device
+from jaxllm.paths import cache_dir
 from jaxllm.version import __version__
-from jaxllm.workspace import replacing
 
-_AIMED = jax.make_user_context(None)  # part of the key that compiled programs are kept under
+_OVERRIDE = jax.make_user_context(None)  # part of the key of JAX's compilation cache
 
 
 @dataclass(frozen=True)
 class Target:
-    """A device, and the names of the kernels that are proven on it."""
+    """A device, and the names of the kernels that are validated on it."""
 
     device: Device
-    proven: frozenset[str] = frozenset()
+    validated: frozenset[str] = frozenset()
 
 
-def aim(target: Target) -> AbstractContextManager:
-    """A context in which programs are made for a target, though no such device is here: for lowering ahead of time."""
-    return _AIMED(target)
+def override_target(target: Target) -> AbstractContextManager:
+    """Returns a context in which programs are compiled for a target that need not be present."""
+    return _OVERRIDE(target)
 
 
 def target() -> Target:
-    """What programs are made for: what `aim` says, or the device that is here, with what was proven on it."""
-    if _AIMED.value is not None:
-        return _AIMED.value
-    return here(Device.of(jax.devices()[0]))
+    """Returns the target of `override_target`, or the present device with the kernels that are validated on it."""
+    if _OVERRIDE.value is not None:
+        return _OVERRIDE.value
+    return target_of(Device.of(jax.devices()[0]))
 
 
-def here(device: Device) -> Target:
-    """A device with what was proven on it by this installation."""
-    return Target(device, _remembered(_file(), _key(device)))
+def target_of(device: Device) -> Target:
+    """Returns a device with the kernels that this installation has validated on it."""
+    return Target(device, _read_validated(_file(), _key(device)))
 
 
-def remember(device: Device, proven: frozenset[str]) -> Path:
-    """Writes down which kernels equalled the reference on a device, for these versions of JAX and jaxllm; the file.
+def save_validated(device: Device, validated: frozenset[str]) -> Path:
+    """Saves which kernels equalled the reference on a device, for these versions of JAX and jaxllm; returns the file.
 
     Raises:
-        InputError: it cannot be written.
+      InputError: the file cannot be written.
     """
     file = _file()
-    written = {**_read(file), _key(device): sorted(proven)}
-    with replacing(file) as work:
+    written = {**_read(file), _key(device): sorted(validated)}
+    with atomic_file(file) as work:
         work.write_text(json.dumps(written, indent=1))
-    _remembered.cache_clear()
+    _read_validated.cache_clear()
     return file
 
 
 @cache
-def _remembered(file: Path, key: str) -> frozenset[str]:
+def _read_validated(file: Path, key: str) -> frozenset[str]:
     return frozenset(_read(file).get(key, ()))
 
 
 def _read(file: Path) -> dict[str, list[str]]:
-    """What is remembered; nothing where the file is not whole, for it can be made again."""
+    """Returns the saved names; none if the file is damaged, since it can be written again."""
     try:
         found = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):

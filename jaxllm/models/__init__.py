@@ -1,1 +1,1 @@
-"""The ways to put the parts together."""
+"""Whole models: an embedding, one or two stacks of layers, and a head."""

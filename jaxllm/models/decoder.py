@@ -1,4 +1,4 @@
-"""The causal language model: embedding, blocks, norm, head."""
+"""The causal language model: embedding, layers, norm, head."""
 
 from typing import Any
 
@@ -6,56 +6,59 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxllm import config
-from jaxllm.cache import Cache, Span, Tokens
-from jaxllm.errors import InputError
-from jaxllm.kernels.inputs import softcap
+from jaxllm.cache import Cache, CacheSpec, CallContext, TokenCache
+from jaxllm.config import DecoderConfig
+from jaxllm.kernels.spec import softcap
+from jaxllm.models.model import Model, build_stack, check_positions, check_tokens
 from jaxllm.nn.embedding import Embedding
+from jaxllm.nn.layer_stack import recompute_longrope
 from jaxllm.nn.linear import Linear
-from jaxllm.nn.norm import embed
-from jaxllm.nn.parameter import Init, build, named_parameters, replace_parameters
-from jaxllm.pipeline import Pipeline
-from jaxllm.sharding import constrain, named_sharding
-from jaxllm.streaming import Entries, Layers
-
-REREAD = 512  # tokens at a time
+from jaxllm.nn.norm import embed_axes
+from jaxllm.nn.parameter import ParameterFactory, build
+from jaxllm.sharding import constrain
 
 
-class Decoder(nnx.Module):
-    """A causal language model made from `config.Decoder`; a pytree, for `jax.jit` and its kin to work on.
+class Decoder(Model):
+    """A causal language model.
 
-    Without random streams it holds shapes in place of arrays. On a mesh with stages its layers are a pipeline.
+    Args:
+      config: what the model consists of.
+      rngs: random streams that initialize the parameters, or None for shapes instead of arrays.
+      dtype: dtype of the parameters and of the residual stream.
+      mesh: mesh that the model runs on. With several stages the layers are a pipeline.
     """
 
-    def __init__(self, part: config.Decoder, *, rngs: nnx.Rngs | None, dtype: Any = jnp.float32, mesh: Any = None):
-        init, dim, table = Init(rngs, jnp.dtype(dtype)), part.embed_dim, part.table_dim or part.embed_dim
-        self.config = part
-        self.embedding = Embedding(init, part.vocab_size, table)
-        widths = (("table", table),), (("embed", dim),)
-        self.project_in = Linear(init, widths[1], widths[0]) if part.table_dim else None
-        self.embed_norm = build(init, part.embed_norm, embed(dim))
-        self.position = build(init, part.position, dim)
-        blocks = [part.block(i) for i in range(part.num_layers)]
-        staged = mesh is not None and mesh.shape["stage"] > 1
-        self.layers: Any = Pipeline(init, blocks, dim, mesh) if staged else Layers(init, blocks, dim)
-        self.norm = build(init, part.norm, embed(dim))
-        self.project_out = Linear(init, widths[0], widths[1]) if part.table_dim else None
-        vocab = (("vocab", part.vocab_size),)
-        self.head = None if part.tied else Linear(init, vocab, widths[0], part.head_bias)
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs | None, dtype: Any = jnp.float32, mesh: Any = None):
+        init = ParameterFactory(rngs, jnp.dtype(dtype))
+        dim = config.embed_dim
+        embed = embed_axes(dim)
+        self.config = config
+        embedding_dim = config.embedding_dim or dim
+        table = (("table", embedding_dim),)
+        self.embedding = Embedding(init, config.vocab_size, embedding_dim)
+        self.project_in = Linear(init, embed, table) if config.embedding_dim else None
+        self.embed_norm = build(init, config.embed_norm, embed)
+        self.position = build(init, config.position, dim)
+        self.layers = build_stack(init, config.layers, dim, mesh)
+        self.norm = build(init, config.norm, embed)
+        self.project_out = Linear(init, table, embed) if config.embedding_dim else None
+        vocab = (("vocab", config.vocab_size),)
+        self.head = None if config.tie_word_embeddings else Linear(init, vocab, table, config.head_bias)
 
     @property
-    def dtype(self) -> jnp.dtype:
-        """The dtype of the residual stream."""
-        return self.embedding.weight.dtype
+    def cached_stack(self) -> str:
+        """Name of the stack whose layers have caches."""
+        return "layers"
 
     def __call__(self, tokens: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-        """Logits float32 (float64 for a float64 model) [B T V] for int32 tokens [B T].
+        """Returns logits [B T V], float32 (float64 for a float64 model).
 
-        Rows are right-padded; `lengths`, int32 [B], says how much of each counts (all of it by default). What
-        stands at padded positions of the result is meaningless.
+        Args:
+          tokens: token ids, int32 [B T]. Rows are right-padded.
+          lengths: number of valid tokens of each row, int32 [B]; T by default. Logits of padding are meaningless.
 
         Raises:
-            InputError: tokens or lengths of another shape or kind, or more tokens than there are positions.
+          InputError: tokens or lengths have another shape or dtype, or there are more tokens than positions.
         """
         return self.logits(self.hidden(tokens, lengths)[0])
 
@@ -64,39 +67,58 @@ class Decoder(nnx.Module):
         tokens: jax.Array,
         lengths: jax.Array | None = None,
         cache: Cache | None = None,
-        horizon: jax.Array | None = None,
+        rope_length: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
-        """The last layer's normalised states [B T D]; with a cache, of tokens that follow what it holds.
+        """Returns the last hidden states [B T D], normalized, and the cache with these tokens appended.
 
-        Returns the cache with the first `lengths[b]` of these tokens added to each row. Where they are a part of what
-        is to be read, `horizon`, int32 [B], is the length of each row with all of it.
+        Args:
+          tokens: token ids, int32 [B T]. With a cache they continue its rows.
+          lengths: number of valid tokens of each row, int32 [B]; T by default.
+          cache: cache of the rows' previous tokens.
+          rope_length: length of each row that rotary scaling assumes, int32 [B], where more tokens of the same prompt
+            are to follow.
         """
-        tokens, added = self._checked(tokens, lengths, cache)
-        cache = Cache(self.layers.no_entries) if cache is None else cache
-        ends = added if cache.lengths is None else cache.lengths + added
-        span = Span(cache.lengths, ends, ends if horizon is None else jnp.maximum(ends, horizon))
-        x, entries = self._layers(tokens, span, self._reread(cache, span))
-        seen = cache.tokens and cache.tokens.append(span, tokens.astype(jnp.int32))
-        return x if self.norm is None else self.norm(x), Cache(entries, span.lengths, seen)
+        tokens, added = check_tokens(tokens, lengths)
+        if cache is None:
+            check_positions(self.config, tokens.shape[1])
+            cache = Cache(self.layers.no_caches)
+        call = _call_context(cache, added, rope_length)
+        layers = recompute_longrope(self.layers, self.embed, self.config.layers.longrope_original_lengths, cache, call)
+        x, layers = self.layers(self.embed(tokens, call), call, layers)
+        if self.norm is not None:
+            x = self.norm(x)
+        token_cache = cache.tokens
+        if token_cache is not None:
+            token_cache = token_cache.append(call, tokens.astype(jnp.int32))
+        return x, Cache(layers, call.lengths, token_cache)
 
-    def embed(self, tokens: jax.Array, span: Span) -> jax.Array:
-        """What enters the first layer, [B T D]."""
+    def hidden_states(self, tokens: jax.Array, lengths: jax.Array | None = None) -> list[jax.Array]:
+        """Returns the residual stream [B T D] in front of the first layer and after each layer."""
+        tokens, lengths = check_tokens(tokens, lengths)
+        call = CallContext.whole_rows(lengths)
+        return self.layers.hidden_states(self.embed(tokens, call), call)
+
+    def embed(self, tokens: jax.Array, call: CallContext) -> jax.Array:
+        """Returns the input of the first layer [B T D]."""
         x = self.embedding(tokens)
         if self.config.embed_scale != 1:
-            x = x * jnp.asarray(self.config.embed_scale, x.dtype)  # rounded first, as PyTorch's is
+            x = x * jnp.asarray(self.config.embed_scale, x.dtype)  # rounded to the dtype first, as in PyTorch
         if self.project_in is not None:
             x = self.project_in(x)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         if self.position is not None:
-            x = x + self.position(span.positions(tokens.shape[1]))
+            x = x + self.position(call.positions(tokens.shape[1]))
         return constrain(x, "batch", "time", "features")
 
     def logits(self, x: jax.Array) -> jax.Array:
-        """Normalised states [... D] -> logits [... V], in float32 or wider."""
+        """Returns the logits [... V] of normalized hidden states [... D], in float32 or wider."""
         if self.project_out is not None:
             x = self.project_out(x)
-        logits = self.embedding.logits(x) if self.head is None else self.head.wide(x)
+        if self.head is None:
+            logits = self.embedding.logits(x)
+        else:
+            logits = self.head.accumulated(x)
         if self.config.logit_scale != 1:
             logits = logits * self.config.logit_scale
         if self.config.logit_softcap is not None:
@@ -104,87 +126,30 @@ class Decoder(nnx.Module):
         return constrain(logits, "rows", *(("time",) * (logits.ndim - 2)), "vocab")
 
     def new_cache(self, batch: int, capacity: int, dtype: Any = None) -> Cache:
-        """An empty cache for `batch` rows of up to `capacity` positions, kept in a dtype: by default the model's.
+        """Creates an empty cache.
 
-        Eight bits (`jaxllm.narrow.DTYPES`) are kept with a scale for each vector.
+        Args:
+          batch: number of rows.
+          capacity: length of the longest row.
+          dtype: dtype of keys and values, the model's by default. Eight bits (`jaxllm.cache.quantized_kv.DTYPES`)
+            are stored with one scale for each vector.
         """
-        entries, tokens = self.layers.new_entries(batch, capacity, self.dtype if dtype is None else dtype), None
-        if self.config.turning_lengths:
-            tokens = Tokens(jnp.zeros((batch, capacity), jnp.int32), jnp.zeros(batch, jnp.int32))
-        return Cache(entries, None, tokens)
+        return self.empty_cache(CacheSpec(batch, capacity, self.dtype if dtype is None else dtype))
 
-    def stage_names(self, name: str) -> tuple[str | None, ...] | None:
-        """The names that the parts of a parameter have which stages of a pipeline share; None for any other.
-
-        A part is None where a stage has no layer.
-        """
-        inner = name.removeprefix("layers.")
-        if inner == name or not isinstance(self.layers, Pipeline):
-            return None
-        return tuple(part and f"layers.{part}" for part in self.layers.stored_names(inner))
-
-    def _layers(self, tokens: jax.Array, span: Span, entries: Entries) -> tuple[jax.Array, Entries]:
-        """The last layer's states [B T D], and the cache entries with this call's tokens."""
-        return self.layers(self.embed(tokens, span), span, entries)
-
-    def _reread(self, cache: Cache, span: Span) -> Entries:
-        """The cache's entries, those of rows that this call takes beyond a turning length made anew.
-
-        LongRoPE gives all positions of such a row other frequencies, and what a layer makes of a token depends on
-        those of the layers before: all of it is to be read again, once, some tokens at a time.
-        """
-        turns = [length for length in self.config.turning_lengths if length < cache.capacity]
-        if cache.tokens is None or span.start is None or not turns:
-            return cache.entries
-        (tokens, before), start = (cache.tokens.token, cache.tokens.horizon), span.start
-        crossing = jnp.stack([(start > 0) & (before <= turn) & (turn < span.horizon) for turn in turns]).any(axis=0)
-        size = next(n for n in range(min(REREAD, tokens.shape[1]), 0, -1) if tokens.shape[1] % n == 0)
-
-        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-            rows = jnp.tile(crossing, len(new) // len(crossing))  # once for every stage of a pipeline
-            return jnp.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-        def part(index: jax.Array, entries: Entries) -> Entries:
-            at = jnp.full_like(start, index * size)
-            some = jax.lax.dynamic_slice_in_dim(tokens, index * size, size, axis=1)
-            return self._layers(some, Span(at, jnp.minimum(start, at + size), span.horizon), entries)[1]
-
-        def read(entries: Entries) -> Entries:
-            empty = jax.tree.map(jnp.zeros_like, entries)
-            new = jax.lax.fori_loop(0, -(-start.max() // size), part, empty)
-            return jax.tree.map(choose, new, entries)
-
-        return jax.lax.cond(crossing.any(), read, lambda entries: entries, cache.entries)
-
-    def _checked(self, tokens: Any, lengths: Any, cache: Cache | None) -> tuple[jax.Array, jax.Array]:
-        """Tokens [B T] and how many of them count [B], as arrays; what is checked is known before they are."""
-        tokens = jnp.asarray(tokens)
-        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise InputError(f"tokens must be integers [B T], not {tokens.dtype}{list(tokens.shape)}")
-        batch, time = tokens.shape
-        lengths = jnp.full(batch, time, jnp.int32) if lengths is None else jnp.asarray(lengths)
-        if lengths.shape != (batch,) or not jnp.issubdtype(lengths.dtype, jnp.integer):
-            raise InputError(f"lengths must be integers [{batch}], not {lengths.dtype}{list(lengths.shape)}")
-        if cache is None and self.config.position is not None and time > self.config.position.length:
-            raise InputError(f"{time} tokens, but the model has {self.config.position.length} positions")
-        return tokens, lengths.astype(jnp.int32)
+    def empty_cache(self, spec: CacheSpec) -> Cache:
+        """Creates the empty cache that a `CacheSpec` describes."""
+        layers = self.layers.new_caches(spec)
+        tokens = None
+        if self.config.layers.longrope_original_lengths:
+            tokens = TokenCache(jnp.zeros((spec.batch, spec.capacity), jnp.int32), jnp.zeros(spec.batch, jnp.int32))
+        return Cache(layers, None, tokens)
 
 
-def abstract(part: config.Decoder, dtype: Any = jnp.float32, mesh: Any = None, offload: bool = False) -> Decoder:
-    """The model with shapes in place of arrays: nothing is allocated.
-
-    On a mesh they say where the arrays are to lie; with `offload`, layers in the hosts' memory.
-
-    Raises:
-        InputError: the model does not divide over the mesh.
-    """
-    model, shapes = Decoder(part, rngs=None, dtype=dtype, mesh=mesh), {}
-    if mesh is None:
-        return model
-    for name, parameter in named_parameters(model):
-        said = next(filter(None, model.stage_names(name) or (name,)))
-        placed = named_sharding(said, parameter.axes, parameter.shape, mesh)
-        if offload and name.startswith("layers."):
-            placed = placed.with_memory_kind("pinned_host")
-        shapes[name] = jax.ShapeDtypeStruct(parameter.shape, parameter.dtype, sharding=placed)
-    return replace_parameters(model, shapes)
+def _call_context(cache: Cache, added: jax.Array, rope_length: jax.Array | None) -> CallContext:
+    """Returns the context of a call that appends `added` [B] tokens to the rows of a cache."""
+    lengths = added
+    if cache.lengths is not None:
+        lengths = cache.lengths + added
+    if rope_length is None:
+        return CallContext(cache.lengths, lengths, lengths)
+    return CallContext(cache.lengths, lengths, jnp.maximum(lengths, rope_length))

@@ -1,8 +1,28 @@
-"""The parts that transformers are put together from, each a Flax NNX module built from its config dataclass.
+"""The components of transformers, each a Flax NNX module that is built from its config.
 
-Importing the package makes every part known to `jaxllm.nn.parameter.build`.
+Importing this package registers every component with `jaxllm.nn.parameter.build`.
 """
 
-from jaxllm.nn import attention, block, embedding, feed_forward, latent_attention, mixture, norm, position
+from jaxllm.nn import (
+    attention,
+    block,
+    cross_attention,
+    embedding,
+    feed_forward,
+    latent_attention,
+    mixture_of_experts,
+    norm,
+    position,
+)
 
-__all__ = ["attention", "block", "embedding", "feed_forward", "latent_attention", "mixture", "norm", "position"]
+__all__ = [
+    "attention",
+    "block",
+    "cross_attention",
+    "embedding",
+    "feed_forward",
+    "latent_attention",
+    "mixture_of_experts",
+    "norm",
+    "position",
+]

@@ -1,99 +1,149 @@
-"""Self-attention with grouped heads, positions, norms of its heads, and a cache."""
+"""Attention with grouped key-value heads, positions, query-key norms, and a cache."""
 
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxllm import config
-from jaxllm.cache import Entry, Full, Ring, Seen, Span
+from jaxllm.cache import CacheSpec, CallContext, KVCache, KVView, LayerCache, RotatingKVCache
+from jaxllm.cache.quantized_kv import values_and_scale
+from jaxllm.config import ALiBiConfig, AttentionConfig
 from jaxllm.kernels.attention import attention
-from jaxllm.kernels.inputs import Mixed, Scores
-from jaxllm.narrow import parts
+from jaxllm.kernels.spec import AttentionOutput, AttentionSpec
 from jaxllm.nn.linear import Linear
-from jaxllm.nn.norm import head_norm
-from jaxllm.nn.parameter import Init, build, builds
-from jaxllm.sharding import constrain
-from jaxllm.shares import copies
+from jaxllm.nn.norm import build_qk_norm
+from jaxllm.nn.parameter import ParameterFactory, build, register_module
+from jaxllm.sharding import constrain, kv_head_replicas
+
+QUERY_AXES = ("batch", "time", "heads", "head")
+KV_CALL_AXES = ("batch", "time", "kv_heads", "head")  # of the keys and values of a call, [B T K H]
 
 
-@builds(config.Attention)
-class Attention(nnx.Module):
-    """Vaswani et al. 2017, with grouped key-value heads (Ainslie et al. 2023); weights are [N H D] and [D N H]."""
+class AttentionProjections(nnx.Module):
+    """The projections of attention (Vaswani et al. 2017) with grouped key-value heads (Ainslie et al. 2023).
 
-    def __init__(self, init: Init, part: config.Attention, dim: int):
-        self.part = part
-        embed, head = (("embed", dim),), (("head", part.head_dim),)
-        heads, kv_heads = (("heads", part.heads),), (("kv_heads", part.kv_heads),)
-        self.query = Linear(init, heads + head, embed, part.bias)
-        self.key = Linear(init, kv_heads + head, embed, part.bias)
-        self.value = Linear(init, kv_heads + head, embed, part.bias)
-        self.output = Linear(init, embed, heads + head, part.output_bias)
-        self.query_norm = head_norm(init, part.head_norm, heads, head) if part.head_norm else None
-        self.key_norm = head_norm(init, part.head_norm, kv_heads, head) if part.head_norm else None
-        self.sinks = init((part.heads,), ("heads",)) if part.sinks else None
-        alibi = part.position if isinstance(part.position, config.Alibi) else None
-        self.rotary = None if alibi else build(init, part.position, part.head_dim)
-        self.scores = Scores(part.scale, window=part.window, chunk=part.chunk, softcap=part.softcap, alibi=alibi)
+    Weights are [N H D], [K H D] and, of the output, [D N H].
+    """
 
-    def __call__(self, x: jax.Array, span: Span, entry: Entry | None = None) -> tuple[jax.Array, Entry | None]:
-        """x [B T D] -> [B T D] and the cache entry with this call's keys and values appended."""
-        query, key, value = self._projections(x)
+    def __init__(self, init: ParameterFactory, config: AttentionConfig, dim: int):
+        self.config = config
+        embed = (("embed", dim),)
+        head = (("head", config.head_dim),)
+        heads = (("heads", config.heads),)
+        kv_heads = (("kv_heads", config.kv_heads),)
+        self.query = Linear(init, heads + head, embed, config.bias)
+        self.key = Linear(init, kv_heads + head, embed, config.bias)
+        self.value = Linear(init, kv_heads + head, embed, config.bias)
+        self.output = Linear(init, embed, heads + head, config.output_bias)
+        self.query_norm = build_qk_norm(init, config.qk_norm, heads, head)
+        self.key_norm = build_qk_norm(init, config.qk_norm, kv_heads, head)
+        self.sinks = init((config.heads,), ("heads",)) if config.sinks else None
+        alibi = None
+        if isinstance(config.position, ALiBiConfig):
+            alibi = config.position
+        self.rotary = None if alibi else build(init, config.position, config.head_dim)
+        self.spec = AttentionSpec(
+            config.scale,
+            causal=config.causal,
+            window=config.window,
+            chunk=config.chunk,
+            softcap=config.softcap,
+            alibi=alibi,
+        )
+
+    def _empty_cache(self, spec: CacheSpec, size: int) -> KVCache:
+        heads = self.config.kv_heads * kv_head_replicas(self.config.kv_heads, self.config.heads)
+        return KVCache.new(spec.batch, heads, size, (self.config.head_dim, self.config.head_dim), spec.dtype)
+
+    def _project_query(self, x: jax.Array) -> jax.Array:
+        """Returns the query [B T N H] of x [B T D], clipped and normalized, before positions."""
+        query = self._clip(constrain(self.query(x), *QUERY_AXES))
+        if self.query_norm is not None:
+            query = self.query_norm(query)
+        return query
+
+    def _project_kv(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the key and value [B T K H] of x [B T D], clipped and normalized, before positions."""
+        key = self._clip(constrain(self.key(x), *KV_CALL_AXES))
+        value = self._clip(constrain(self.value(x), *KV_CALL_AXES))
+        if self.key_norm is not None:
+            key = self.key_norm(key)
+        return key, value
+
+    def _clip(self, x: jax.Array) -> jax.Array:
+        if self.config.clip is None:
+            return x
+        return jnp.clip(x, -self.config.clip, self.config.clip)
+
+    def _replicate_kv_heads(self, x: jax.Array) -> jax.Array:
+        """Repeats each head of keys or values [B T K H] so that every device has the heads that it needs."""
+        replicas = kv_head_replicas(self.config.kv_heads, self.config.heads)
+        if replicas == 1:
+            return x
+        return constrain(jnp.repeat(x, replicas, axis=2), *KV_CALL_AXES)
+
+    def _attend(self, query: jax.Array, view: KVView) -> jax.Array:
+        """Returns the projected output [B T D] of queries [B T N H]."""
+        sinks = None
+        if self.sinks is not None:
+            sinks = self.sinks[...]
+        out = attend(query, view, self.spec, sinks).out
+        return self.output(constrain(out, *QUERY_AXES))
+
+
+@register_module(AttentionConfig)
+class Attention(AttentionProjections):
+    """Self-attention with positions and a cache."""
+
+    def __call__(
+        self, x: jax.Array, call: CallContext, cache: LayerCache | None = None
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """Returns [B T D] for x [B T D], and the cache with this call's keys and values appended."""
+        query = self._project_query(x)
+        key, value = self._project_kv(x)
         if self.rotary is not None:
-            query, key = self.rotary(query, span), self.rotary(key, span)
-        key, value = self._spread(key), self._spread(value)
-        seen = Seen(key.swapaxes(1, 2), value.swapaxes(1, 2), span.start)
-        if entry is not None:
-            entry, seen = entry.append(span, key, value)
-        sinks = None if self.sinks is None else self.sinks[...]
-        mixed = attend(query, seen, self.scores, sinks).out
-        return self.output(constrain(mixed, "batch", "time", "heads", "head")), entry
+            query = self.rotary(query, call)
+            key = self.rotary(key, call)
+        key = self._replicate_kv_heads(key)
+        value = self._replicate_kv_heads(value)
+        if cache is None:
+            view = KVView.from_call(key, value)._replace(offsets=call.start)
+        else:
+            cache, view = cache.append(call, key, value)
+        if not self.config.causal:  # causality hides padding from valid tokens; without it lengths must
+            view = view._replace(lengths=call.lengths)
+        return self._attend(query, view), cache
 
-    def new_entry(self, batch: int, capacity: int, dtype: Any) -> Entry:
-        """An empty cache entry for `batch` rows of up to `capacity` positions, kept in a dtype.
+    def new_cache(self, spec: CacheSpec) -> LayerCache:
+        """Creates an empty cache.
 
-        Of a window no more than its width is kept, but where scores depend on where a key stands.
+        A sliding window stores no more than its width, except where scores depend on a key's index in the cache.
         """
-        part = self.part
-        window = part.window if part.chunk is None and self.scores.alibi is None else None
-        size = min(capacity, window or capacity)
-        heads = part.kv_heads * copies(part.kv_heads, part.heads)
-        entry = Full.new(batch, heads, size, (part.head_dim, part.head_dim), dtype)
-        return entry if window is None else Ring.new(entry, window)
-
-    def _spread(self, x: jax.Array) -> jax.Array:
-        """Keys or values [B T K H], each head as often as devices need their own."""
-        times = copies(self.part.kv_heads, self.part.heads)
-        return x if times == 1 else constrain(jnp.repeat(x, times, axis=2), "batch", "time", "kv_heads", "head")
-
-    def _projections(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Query [B T N H], key and value [B T K H], clipped and normalised, before positions."""
-        query = constrain(self.query(x), "batch", "time", "heads", "head")
-        key, value = (constrain(map_(x), "batch", "time", "kv_heads", "head") for map_ in (self.key, self.value))
-        if self.part.clip is not None:
-            query, key, value = (jnp.clip(y, -self.part.clip, self.part.clip) for y in (query, key, value))
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        return query, key, value
+        window = self.config.window
+        if self.config.chunk is not None or self.spec.alibi is not None:
+            window = None
+        if window is None:
+            return self._empty_cache(spec, spec.capacity)
+        return RotatingKVCache.new(self._empty_cache(spec, min(spec.capacity, window)), window)
 
 
-def attend(query: jax.Array, seen: Seen, scores: Scores, sinks: jax.Array | None = None) -> Mixed:
-    """Attention of queries [B T N H] on what they see."""
-    if not seen.ordered:
-        scores = replace(scores, causal=False, window=None)
-    key, key_scale = parts(seen.key)
-    value, value_scale = (None, key_scale) if seen.value is None else parts(seen.value)
-    arrays = value, key_scale, value_scale
-    value, key_scale, value_scale = (None if x is None else x.swapaxes(1, 2) for x in arrays)
+def attend(query: jax.Array, view: KVView, spec: AttentionSpec, sinks: jax.Array | None = None) -> AttentionOutput:
+    """Computes attention of queries [B T N H] on a view of keys and values."""
+    if not view.in_order:
+        spec = replace(spec, causal=False, window=None)
+    key, key_scale = values_and_scale(view.key)
+    value = None
+    value_scale = key_scale
+    if view.value is not None:
+        value, value_scale = values_and_scale(view.value)
     return attention(
         query,
-        key.swapaxes(1, 2),
+        key,
         value,
-        scores=scores,
-        offsets=seen.offsets,
-        lengths=seen.lengths,
+        spec=spec,
+        offsets=view.offsets,
+        lengths=view.lengths,
         sinks=sinks,
         key_scale=key_scale,
         value_scale=value_scale,

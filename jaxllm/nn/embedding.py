@@ -1,39 +1,49 @@
-"""Tables: token ids or positions to vectors, and back to logits."""
+"""Embedding tables: token ids or positions to vectors, and vectors back to logits."""
+
+from typing import Literal
 
 import jax
 from flax import nnx
 
-from jaxllm import config
+from jaxllm.config import LearnedPositionConfig
 from jaxllm.nn.linear import linear
-from jaxllm.nn.parameter import Init, builds
+from jaxllm.nn.parameter import ParameterFactory, register_module
 from jaxllm.sharding import constrain, gather
 
 
-class Embedding(nnx.Module):
-    """One vector per token, [V D]; also the language-model head when the two are tied."""
+def embedding(ids: jax.Array, weight: nnx.Param, out_of_range: Literal["fill", "clip"]) -> jax.Array:
+    """Looks up ids [B T] in a table [V D] and returns [B T D].
 
-    def __init__(self, init: Init, vocab_size: int, dim: int):
-        self.weight = init((vocab_size, dim), ("vocab", "table"))
+    An id outside the table yields NaN ("fill") or the vector of the nearest id ("clip").
+    """
+    table = gather(weight[...], weight.axes)
+    return table.at[ids].get(mode=out_of_range, wrap_negative_indices=False)
+
+
+class Embedding(nnx.Module):
+    """One vector per token, [V D]. It is also the head of a model that ties the two."""
+
+    def __init__(self, init: ParameterFactory, vocab_size: int, dim: int):
+        self.weight = init((vocab_size, dim), ("vocab", "table"), row_dims=1, is_table=True)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Token ids [B T] -> vectors [B T D]; an id outside the vocabulary gives NaN, never a wrong vector."""
-        table, tokens = gather(self.weight[...], self.weight.axes), constrain(tokens, "rows", "time")
-        x = table.at[tokens].get(mode="fill", wrap_negative_indices=False)
+        """Returns the vectors [B T D] of token ids [B T]; NaN for an id outside the vocabulary."""
+        x = embedding(constrain(tokens, "rows", "time"), self.weight, out_of_range="fill")
         return constrain(x, "rows", "time", "features")
 
     def logits(self, x: jax.Array) -> jax.Array:
-        """Vectors [... D] -> their products with every token's vector [... V], in float32 or wider."""
+        """Returns the products [... V] of vectors [... D] with every token's vector, in float32 or wider."""
         return linear(x, gather(self.weight[...], self.weight.axes))
 
 
-@builds(config.LearnedPosition)
+@register_module(LearnedPositionConfig)
 class LearnedPosition(nnx.Module):
-    """One vector per position, [P D], behind the `offset` first of the table."""
+    """One vector per position, [P D], stored after `offset` unused ones."""
 
-    def __init__(self, init: Init, part: config.LearnedPosition, dim: int):
-        self.offset = part.offset
-        self.weight = init((part.length + part.offset, dim), ("position", "embed"))
+    def __init__(self, init: ParameterFactory, config: LearnedPositionConfig, dim: int):
+        self.offset = config.offset
+        self.weight = init((config.length + config.offset, dim), ("position", "embed"), row_dims=1, is_table=True)
 
     def __call__(self, positions: jax.Array) -> jax.Array:
-        """Positions [B T] -> vectors [B T D]; padding beyond the table gets the last one, and is never seen."""
-        return gather(self.weight[...], self.weight.axes).at[positions + self.offset].get(mode="clip")
+        """Returns the vectors [B T D] of positions [B T]. Padding beyond the table gets the last vector."""
+        return embedding(positions + self.offset, self.weight, out_of_range="clip")

@@ -1,4 +1,4 @@
-"""Normalisation over the last dimensions, computed in float32 or wider."""
+"""Normalization over the last dimensions, computed in float32 or wider."""
 
 from typing import Any
 
@@ -7,61 +7,77 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import constant, zeros
 
-from jaxllm import config
+from jaxllm.config import LayerNormConfig, QKNormConfig, RMSNormConfig
 from jaxllm.nn.linear import Axes
-from jaxllm.nn.parameter import Init, build, builds
+from jaxllm.nn.parameter import ParameterFactory, build, register_module
 
 
-def embed(dim: int) -> Axes:
-    """The axes of a vector of the residual stream, which most norms are over."""
+def embed_axes(dim: int) -> Axes:
+    """Returns the axes of a vector of the residual stream, [D]."""
     return (("embed", dim),)
 
 
-@builds(config.RMSNorm)
+@register_module(RMSNormConfig)
 class RMSNorm(nnx.Module):
-    """Zhang & Sennrich 2019, over the last `over` of the weight's axes (all by default).
+    """Root mean square normalization (Zhang & Sennrich 2019), over the last `dims` of the weight's dimensions.
 
-    Rounded to the dtype of x before the weight, as in PyTorch, or after it where weights have an offset, as there.
+    As in PyTorch, the normalized values are rounded to the dtype of x before they are multiplied by the weight, or
+    after it if the config has an offset.
     """
 
-    def __init__(self, init: Init, part: config.RMSNorm, axes: Axes, over: int | None = None):
+    def __init__(self, init: ParameterFactory, config: RMSNormConfig, axes: Axes, dims: int | None = None):
         names, sizes = zip(*axes, strict=True)
-        self.part, self.over = part, over or len(axes)
-        self.weight = init(sizes, names, constant(1.0 - part.offset))
+        self.config = config
+        self.dims = dims or len(axes)
+        self.weight = init(sizes, names, constant(1.0 - config.offset))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x over its root mean square, times the weight."""
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        normal = wide * jax.lax.rsqrt(_mean(wide * wide, self.over) + self.part.eps)
-        if self.part.offset:
-            return (normal * (self.weight[...].astype(wide.dtype) + self.part.offset)).astype(x.dtype)
-        return normal.astype(x.dtype) * self.weight[...]
+        """Returns x divided by its root mean square, times the weight."""
+        wide = _to_float32(x)
+        normalized = wide * jax.lax.rsqrt(_mean(wide * wide, self.dims) + self.config.eps)
+        if self.config.offset:
+            return (normalized * (self.weight[...].astype(wide.dtype) + self.config.offset)).astype(x.dtype)
+        return normalized.astype(x.dtype) * self.weight[...]
 
 
-@builds(config.LayerNorm)
+@register_module(LayerNormConfig)
 class LayerNorm(nnx.Module):
-    """Ba et al. 2016, over the last `over` of the weight's axes (all by default)."""
+    """Layer normalization (Ba et al. 2016), over the last `dims` of the weight's dimensions."""
 
-    def __init__(self, init: Init, part: config.LayerNorm, axes: Axes, over: int | None = None):
+    def __init__(self, init: ParameterFactory, config: LayerNormConfig, axes: Axes, dims: int | None = None):
         names, sizes = zip(*axes, strict=True)
-        self.eps, self.offset, self.over = part.eps, part.offset, over or len(axes)
-        self.weight = init(sizes, names, constant(1.0 - part.offset)) if part.scale else None
-        self.bias = init(sizes, names, zeros) if part.bias else None
+        self.config = config
+        self.dims = dims or len(axes)
+        self.weight = init(sizes, names, constant(1.0 - config.offset)) if config.scale else None
+        self.bias = init(sizes, names, zeros) if config.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x less its mean, over its standard deviation, times the weight, plus the bias."""
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        centred = wide - _mean(wide, self.over)
-        y = centred * jax.lax.rsqrt(_mean(centred * centred, self.over) + self.eps)
-        y = y if self.weight is None else y * (self.weight[...] + self.offset if self.offset else self.weight[...])
-        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+        """Returns x minus its mean, divided by its standard deviation, times the weight, plus the bias."""
+        wide = _to_float32(x)
+        centered = wide - _mean(wide, self.dims)
+        y = centered * jax.lax.rsqrt(_mean(centered * centered, self.dims) + self.config.eps)
+        if self.weight is not None and self.config.offset:
+            y = y * (self.weight[...] + self.config.offset)
+        elif self.weight is not None:
+            y = y * self.weight[...]
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(x.dtype)
 
 
-def head_norm(init: Init, part: config.HeadNorm, heads: Axes, head: Axes) -> Any:
-    """The norm of queries or keys [... N H], over one head or all of them."""
-    if part.over == "head":
-        return build(init, part.norm, head)
-    return build(init, part.norm, heads + head, 1 if part.over == "each head" else 2)
+def build_qk_norm(init: ParameterFactory, config: QKNormConfig | None, heads: Axes, head: Axes) -> Any:
+    """Builds the norm of queries or keys [... N H]; None if the config is None."""
+    if config is None:
+        return None
+    if config.over == "head":
+        return build(init, config.norm, head)
+    if config.over == "each head":
+        return build(init, config.norm, heads + head, 1)
+    return build(init, config.norm, heads + head, 2)
+
+
+def _to_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _mean(x: jax.Array, dims: int) -> jax.Array:

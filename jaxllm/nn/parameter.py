@@ -1,4 +1,4 @@
-"""One declaration per weight, and one module per part of a config."""
+"""Parameter declarations, parameter names, and the registry that builds a module from its config."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,60 +14,85 @@ _Module = TypeVar("_Module", bound=type)
 
 
 @dataclass(frozen=True)
-class Init:
-    """How new parameters are made: a dtype, and a random stream or None for shapes in place of arrays.
+class ParameterFactory:
+    """Creates the parameters of a model.
 
-    Each gets the `stacked` axes before its own.
+    Attributes:
+      rngs: random streams, or None to create `jax.ShapeDtypeStruct`s instead of arrays.
+      dtype: dtype of the parameters.
+      leading_axes: names and sizes of axes that every parameter gets in front of its own.
+      quantizable: whether the matrices may be quantized.
     """
 
     rngs: nnx.Rngs | None
     dtype: jnp.dtype
-    stacked: tuple[tuple[str, int], ...] = ()
+    leading_axes: tuple[tuple[str, int], ...] = ()
+    quantizable: bool = True
 
     @property
-    def wide(self) -> "Init":
-        """The same for parameters that are float32 or wider in any model."""
-        return replace(self, dtype=jnp.promote_types(self.dtype, jnp.float32))
+    def full_precision(self) -> "ParameterFactory":
+        """The same factory for parameters that are at least float32 in every model, and are never quantized."""
+        return replace(self, dtype=jnp.promote_types(self.dtype, jnp.float32), quantizable=False)
 
     def __call__(
-        self, shape: tuple[int, ...], axes: tuple[str, ...], initializer: Initializer = normal(0.02)
+        self,
+        shape: tuple[int, ...],
+        axes: tuple[str, ...],
+        initializer: Initializer = normal(0.02),
+        row_dims: int = 0,
+        is_table: bool = False,
     ) -> nnx.Param:
-        """A parameter whose axes are known by their logical names (see `jaxllm.sharding.RULES`)."""
+        """Creates one parameter.
+
+        Args:
+          shape: shape of the parameter.
+          axes: logical name of each dimension (see `jaxllm.sharding.RULES`).
+          initializer: initializer of its values.
+          row_dims: number of trailing dimensions that are contracted, or that form one vector of a table; 0 for a
+            parameter that is neither a matrix nor a table. Quantized rows have scales of their own.
+          is_table: whether rows are looked up by index.
+        """
         if len(shape) != len(axes):
             raise ValueError(f"{len(axes)} axis names for a shape of {len(shape)}")
-        shape = (*(size for _, size in self.stacked), *shape)
-        axes = (*(name for name, _ in self.stacked), *axes)
+        shape = (*(size for _, size in self.leading_axes), *shape)
+        metadata = {
+            "axes": (*(name for name, _ in self.leading_axes), *axes),
+            "row_dims": row_dims if self.quantizable else 0,
+            "is_table": is_table,
+        }
         if self.rngs is None:
-            return nnx.Param(jax.ShapeDtypeStruct(shape, self.dtype), axes=axes)
-        return nnx.Param(initializer(self.rngs.params(), shape, self.dtype), axes=axes)
+            return nnx.Param(jax.ShapeDtypeStruct(shape, self.dtype), **metadata)
+        return nnx.Param(initializer(self.rngs.params(), shape, self.dtype), **metadata)
 
 
-def builds(part: type) -> Callable[[_Module], _Module]:
-    """Marks the module that is built from a part of a config: its constructor takes (init, part, *sizes)."""
+def register_module(config: type) -> Callable[[_Module], _Module]:
+    """Registers the decorated module for a config class; its constructor takes `(init, config, *sizes)`."""
 
-    def mark(module: _Module) -> _Module:
-        _MODULES[part] = module
+    def register(module: _Module) -> _Module:
+        _MODULES[config] = module
         return module
 
-    return mark
+    return register
 
 
-def build(init: Init, part: Any, *sizes: Any) -> Any:
-    """The module of a part, of the given sizes; None for none. Whatever holds a part need not know its kind."""
-    return None if part is None else _MODULES[type(part)](init, part, *sizes)
+def build(init: ParameterFactory, config: Any, *sizes: Any) -> Any:
+    """Builds the module that is registered for a config; None for a config that is None."""
+    if config is None:
+        return None
+    return _MODULES[type(config)](init, config, *sizes)
 
 
 def named_parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:
-    """Every parameter of a model under its dotted name, such as `layers.0.attention.query.weight`."""
+    """Yields every parameter of a model with its dotted name, such as `layers.0.attention.query.weight`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_parameter)
     for path, parameter in leaves:
-        yield _name(path), parameter
+        yield _dotted_name(path), parameter
 
 
 def replace_parameters(model: Any, arrays: dict[str, Any]) -> Any:
-    """The model with the value of each parameter taken from `arrays`, by dotted name."""
+    """Returns the model with the value of each parameter taken from `arrays`, by dotted name."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, parameter: parameter.replace(arrays[_name(path)]), model, is_leaf=is_parameter
+        lambda path, parameter: parameter.replace(arrays[_dotted_name(path)]), model, is_leaf=is_parameter
     )
 
 
@@ -76,5 +101,5 @@ def is_parameter(node: Any) -> bool:
     return isinstance(node, nnx.Param)
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    return ".".join(str(getattr(entry, "name", getattr(entry, "idx", entry))) for entry in path)
+def _dotted_name(path: tuple[Any, ...]) -> str:
+    return ".".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in path)

@@ -1,98 +1,114 @@
-"""Which mesh a model should run on."""
+"""Recommends a mesh for a model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxllm import config
+from jaxllm.config import DecoderConfig, MixtureOfExpertsConfig
 from jaxllm.errors import InputError
-from jaxllm.planning.memory import in_bytes
-from jaxllm.planning.mesh import Extents
+from jaxllm.planning.memory import format_bytes
+from jaxllm.planning.mesh import MeshShape
 from jaxllm.planning.speed import predicted_seconds
-from jaxllm.planning.work import Memory, Work
+from jaxllm.planning.work import Memory, Workload
 from jaxllm.sharding import MESH_AXES
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A mesh, what it takes of each device, whether that is there, and a line that says why it is this mesh."""
+    """A recommended mesh, its memory on each device, whether that fits, and the reason in one line."""
 
-    mesh: Extents
+    mesh: MeshShape
     memory: Memory
     fits: bool
     reason: str
 
 
 class _Candidate(NamedTuple):
-    mesh: Extents
+    mesh: MeshShape
     memory: Memory
     seconds: float
 
     @property
-    def waits(self) -> tuple[bool, bool]:
-        """Whether devices hold weights or layers that others wait for, the worse of the two first."""
+    def waiting(self) -> tuple[bool, bool]:
+        """Whether devices wait for weights (`fsdp`) or layers (`stage`) of other devices, the worse one first."""
         return self.mesh.shape["fsdp"] > 1, self.mesh.shape["stage"] > 1
 
 
-def advise(work: Work, devices: int) -> Advice:
-    """The mesh of that many devices that decodes fastest, of those that the model fits on.
+def advise(work: Workload, devices: int) -> Advice:
+    """Returns the mesh of a number of devices that decodes fastest, among those on which the model fits.
 
-    All ways are tried to share devices out between the axes. A pipeline is taken only where nothing fits without, and
-    `fsdp` where a pipeline does not fit either: for one request both are a wait for others. What is left is compared by
-    `predicted_seconds`; of equals (to 5%) the one with more `tensor`, then `expert`, then `data` is taken. Where the
-    model fits on none, it is the mesh that lacks least.
+    All factorizations over the axes are tried. A pipeline is used only if nothing fits without one, and `fsdp` only
+    if no
+    pipeline fits either: for one request both mean waiting for other devices. The remaining meshes are compared by
+    `predicted_seconds`. Among those within 5 %, the one with the largest `tensor`, then `expert`, then `data` is
+    chosen. If
+    the model fits on none, the mesh that needs the least memory is returned.
     """
-    tried = list(meshes(work.part, devices))
+    tried = list(meshes(work.config, devices))
     candidates = [candidate for mesh in tried if (candidate := _candidate(work, mesh))]
     if not (fitting := [c for c in candidates if c.memory.total <= work.memory]):
         best = min(candidates, key=lambda c: c.memory.total)
-        return Advice(best.mesh, best.memory, False, _lacking(work, devices, best.memory.total))
-    simplest = min(c.waits for c in fitting)
-    fitting = [c for c in fitting if c.waits == simplest]
+        return Advice(best.mesh, best.memory, False, _does_not_fit(work, devices, best.memory.total))
+    simplest = min(c.waiting for c in fitting)
+    fitting = [c for c in fitting if c.waiting == simplest]
     fastest = min(c.seconds for c in fitting)
     best = next(c for c in fitting if c.seconds <= 1.05 * fastest)
-    taken = f"{in_bytes(best.memory.total)} of {in_bytes(work.memory)}" + " on each device" * (devices > 1)
+    taken = f"{format_bytes(best.memory.total)} of {format_bytes(work.memory)}"
+    if devices > 1:
+        taken += " on each device"
     return Advice(best.mesh, best.memory, True, f"{taken}; {_why(work, tried[0], best)}")
 
 
-def meshes(part: config.Decoder, devices: int) -> Iterator[Extents]:
-    """All ways to share devices out between the axes, `expert` for mixtures only, in the order of preference."""
-    mixed = any(isinstance(block.feed_forward, config.Mixture) for block in part.blocks)
+def meshes(config: DecoderConfig, devices: int) -> Iterator[MeshShape]:
+    """Yields all factorizations of a number of devices over the axes in order of preference; `expert` for mixtures
+    only.
+    """
+    mixed = any(
+        isinstance(block.feed_forward, MixtureOfExpertsConfig)
+        for stack in config.stacks.values()
+        for block in stack.blocks
+    )
     for tensor in _divisors(devices):
         for expert in _divisors(devices // tensor) if mixed else (1,):
             for data in _divisors(devices // tensor // expert):
                 for stage in _divisors(left := devices // tensor // expert // data):
                     extents = {"data": data, "fsdp": left // stage, "stage": stage, "tensor": tensor, "expert": expert}
-                    yield Extents({axis: extents[axis] for axis in MESH_AXES})
+                    yield MeshShape({axis: extents[axis] for axis in MESH_AXES})
 
 
-def _candidate(work: Work, mesh: Extents) -> _Candidate | None:
-    """A mesh with what it takes, or None where the model cannot be split so."""
+def _candidate(work: Workload, mesh: MeshShape) -> _Candidate | None:
+    """Returns a mesh with its memory, or None if the model cannot be split over it."""
     try:
-        return _Candidate(mesh, work.on(mesh), predicted_seconds(work, mesh))
+        return _Candidate(mesh, work.memory_on(mesh), predicted_seconds(work, mesh))
     except InputError:
         return None
 
 
-def _why(work: Work, first: Extents, best: _Candidate) -> str:
-    """What speaks for a mesh: that it is the first, or what speaks against the first."""
+def _why(work: Workload, first: MeshShape, best: _Candidate) -> str:
+    """Returns the reason for a mesh: it is the preferred one, or what rules the preferred one out."""
     if best.mesh == first:
-        return "every device has its share of every layer" if first.size > 1 else "there is one device"
+        if first.size > 1:
+            return "every device has its share of every layer"
+        return "there is one device"
     try:
-        memory, seconds = work.on(first).total, predicted_seconds(work, first)
+        memory = work.memory_on(first).total
+        seconds = predicted_seconds(work, first)
     except InputError as error:
         return f"{first} cannot be: {str(error).removeprefix('mesh: ')}"
     if memory > work.memory:
-        return f"{first} takes {in_bytes(memory)} of each"
+        return f"{first} takes {format_bytes(memory)} of each"
     return f"{first} takes {seconds / best.seconds:.2f} times as long for a token"
 
 
-def _lacking(work: Work, devices: int, least: float) -> str:
-    where = f"{devices} devices of {in_bytes(work.memory)} each" if devices > 1 else in_bytes(work.memory)
+def _does_not_fit(work: Workload, devices: int, least: float) -> str:
+    if devices > 1:
+        where = f"{devices} devices of {format_bytes(work.memory)} each"
+    else:
+        where = format_bytes(work.memory)
     return (
         f"the model does not fit into {where}: {work.stored} weights with a cache of {work.capacity:,} positions take "
-        f"at least {in_bytes(least)}, {in_bytes(least - work.memory)} too much; offload=True keeps layers in the "
-        "host's memory"
+        f"at least {format_bytes(least)}, {format_bytes(least - work.memory)} too much; offload=True keeps layers in "
+        "host memory"
     )
 
 

@@ -1,4 +1,4 @@
-"""Known accelerators, and the memory of the devices that are here."""
+"""Known accelerators, and the memory of the present devices."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxllm.errors import InputError
 
 @dataclass(frozen=True)
 class Chip:
-    """One device: memory in bytes, its bandwidth in bytes/s, and `kinds`, what JAX's `device_kind` may call it."""
+    """A device: memory in bytes, bandwidth in bytes/s, and the names that JAX's `device_kind` may have."""
 
     name: str
     memory: float
@@ -21,11 +21,11 @@ class Chip:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether JAX keeps part of its memory to itself from the start."""
+        """Whether JAX preallocates part of its memory."""
         return not self.name.startswith(("tpu", "TPU", "cpu"))
 
 
-# Figures of the makers' data sheets: nvidia.com/en-us/data-center, amd.com/en/products/accelerators/instinct, and
+# From the manufacturers' data sheets: nvidia.com/en-us/data-center, amd.com/en/products/accelerators/instinct, and
 # cloud.google.com/tpu/docs/system-architecture-tpu-vm. A GPU's memory is in GB, as it is sold.
 CHIPS = (
     Chip("v100", 32e9, 0.9e12, ("Tesla V100-SXM2-32GB", "Tesla V100-SXM3-32GB")),
@@ -52,15 +52,15 @@ CHIPS = (
     Chip("tpu-v6e", 32 * 2**30, 1.638e12, ("TPU v6 lite", "TPU v6e")),
     Chip("tpu-v7", 192 * 2**30, 7.38e12, ("TPU7x",)),
 )
-ASSUMED = "h100"  # where nothing is said of the devices
-HOST_BANDWIDTH = 50e9  # of a CPU's memory: two channels of DDR5, shared by all devices that are simulated on it
+DEFAULT_CHIP = "h100"  # if no device is named
+HOST_BANDWIDTH = 50e9  # two channels of DDR5, shared by all simulated devices
 
 
 def chip(name: str) -> Chip:
-    """The accelerator of that short name, or of that `device_kind`.
+    """Returns the accelerator with that short name or `device_kind`.
 
     Raises:
-        InputError: it is not known.
+      InputError: it is not known.
     """
     short = name.lower().replace(" ", "-").replace("_", "-")
     for known in CHIPS:
@@ -71,12 +71,12 @@ def chip(name: str) -> Chip:
 
 
 def chip_of(device: Any) -> Chip:
-    """A device that is here: the memory that JAX may use of it, where that is told, and otherwise the table's.
+    """Returns a present device, with the memory that JAX reports for it or else that of the table.
 
-    Devices of a CPU share the memory of their host.
+    CPU devices share the memory of their host.
 
     Raises:
-        InputError: it tells no memory, and is not in the table.
+      InputError: JAX reports no memory, and the device is not in the table.
     """
     if device.platform == "cpu":
         count = len(jax.local_devices(backend="cpu"))
@@ -86,5 +86,5 @@ def chip_of(device: Any) -> Chip:
     known = next((known for known in CHIPS if device.device_kind in known.kinds), None)
     if limit is None and known is None:
         raise InputError(f"device {device.device_kind!r}: how much memory it has is not known; give a mesh")
-    bandwidth = known.bandwidth if known else chip(ASSUMED).bandwidth
+    bandwidth = known.bandwidth if known else chip(DEFAULT_CHIP).bandwidth
     return Chip(device.device_kind, limit or known.memory, bandwidth)  # pyright: ignore[reportOptionalMemberAccess]

@@ -1,17 +1,17 @@
-"""Meshes without devices."""
+"""The shape of a mesh whose devices need not be present."""
 
 import math
 from typing import NamedTuple
 
 
-class Extents(NamedTuple):
-    """A mesh without devices: how many there are along each axis."""
+class MeshShape(NamedTuple):
+    """The number of devices along each axis of a mesh."""
 
     shape: dict[str, int]
 
     @property
     def size(self) -> int:
-        """The number of devices."""
+        """Number of devices."""
         return math.prod(self.shape.values())
 
     def __str__(self) -> str:

@@ -1,26 +1,27 @@
-"""What a model would take of a mesh of devices, in each dtype that weights may be stored in."""
+"""Plans the memory and speed of a model on a mesh, for each dtype that weights may be stored in."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from jaxllm import config
 from jaxllm.checks import whole_number
-from jaxllm.generation.tokens import bucket
+from jaxllm.config import DecoderConfig
+from jaxllm.generation.decode import bucket
 from jaxllm.planning.advice import advise
 from jaxllm.planning.chips import Chip
-from jaxllm.planning.memory import active_count, in_bytes, parameter_count, unsharded, whole_on_each
-from jaxllm.planning.mesh import Extents
+from jaxllm.planning.memory import describe_unsharded, format_bytes, unsharded_weights
+from jaxllm.planning.mesh import MeshShape
 from jaxllm.planning.speed import decode_seconds
-from jaxllm.planning.work import Work
+from jaxllm.planning.weights import active_count, parameter_count
+from jaxllm.planning.work import Workload
 
-CONTEXT = 4096  # or the model's own, where that is less
-COMPARED = ("float32", "bfloat16", "int8", "int4")
-PREALLOCATED = 0.75  # of a GPU's memory, by JAX's default
+DEFAULT_CONTEXT = 4096  # or the model's own, if that is shorter
+COMPARED_DTYPES = ("float32", "bfloat16", "int8", "int4")
+PREALLOCATED_SHARE = 0.75  # share of a GPU's memory that JAX preallocates by default
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Weights stored in some dtype: bytes of one device, whether they fit, and the most tokens/s of all rows."""
+class DtypePlan:
+    """One dtype of the weights: bytes of one device, whether they fit, and the highest tokens/s of all rows."""
 
     dtype: str
     weights: float
@@ -32,8 +33,8 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a model would take; `mesh` is the one asked for, or else the one advised for `dtype`."""
+class MemoryPlan:
+    """The plan of a model. `mesh` is the requested one, or else the one recommended for `dtype`."""
 
     model: str
     parameters: int
@@ -50,7 +51,7 @@ class Plan:
     context: int
     capacity: int
     dtype: str
-    stored: tuple[Stored, ...]
+    dtypes: tuple[DtypePlan, ...]
     fits: bool
     advised_mesh: dict[str, int]
     advice: str
@@ -59,38 +60,43 @@ class Plan:
 
 def plan(
     model: str,
-    part: config.Decoder,
+    config: DecoderConfig,
     chip: Chip,
     *,
     devices: int = 1,
-    mesh: Extents | None = None,
+    mesh: MeshShape | None = None,
     context: int | None = None,
     batch: int = 1,
     dtype: str = "bfloat16",
-) -> Plan:
-    """What a model takes of each of so many devices, and how fast it can be there; nothing is loaded.
+) -> MemoryPlan:
+    """Plans a model on a number of devices; nothing is loaded.
 
-    Weights and cache are what the rules of `jaxllm.sharding` make of them, the cache with the room that generation
-    gives it (the next bucket of lengths); activations are an estimate (`activation_bytes`), for prompts that fill the
-    context. Tokens/s are those of all rows, were nothing slow but memory (`decode_seconds`).
+    Weights and cache follow the rules of `jaxllm.sharding`; the cache has the capacity that generation gives it (the
+    next
+    bucket of lengths). Activations are estimated (`activation_bytes`) for prompts that fill the context. Tokens/s
+    are those
+    of all rows if only memory bandwidth limits them (`decode_seconds`).
 
     Raises:
-        InputError: a mesh that the model cannot be split over, or numbers that are none.
+      InputError: the model cannot be split over the mesh, or a number is invalid.
     """
-    context = min(CONTEXT, part.context) if context is None else whole_number("context", context, least=1)
+    if context is None:
+        context = min(DEFAULT_CONTEXT, config.max_position_embeddings)
+    else:
+        context = whole_number("context", context, min_value=1)
     capacity = bucket(context, least=64)
-    work = Work(part, dtype, whole_number("batch", batch, least=1), capacity, chip.memory, chip.bandwidth)
-    advice = advise(work, whole_number("devices", devices, least=1, most=1 << 20))
+    work = Workload(config, dtype, whole_number("batch", batch, min_value=1), capacity, chip.memory, chip.bandwidth)
+    advice = advise(work, whole_number("devices", devices, min_value=1, max_value=1 << 20))
     chosen = advice.mesh if mesh is None else mesh
-    stored = tuple(_stored(replace(work, stored=kind), chosen) for kind in dict.fromkeys((*COMPARED, dtype)))
+    stored = tuple(_dtype_plan(replace(work, stored=kind), chosen) for kind in dict.fromkeys((*COMPARED_DTYPES, dtype)))
     own = next(row for row in stored if row.dtype == dtype)
-    return Plan(
+    return MemoryPlan(
         model=model,
-        parameters=parameter_count(part),
-        active_parameters=active_count(part),
-        layers=part.num_layers,
-        embed_dim=part.embed_dim,
-        vocab_size=part.vocab_size,
+        parameters=parameter_count(config),
+        active_parameters=active_count(config),
+        layers=sum(stack.num_layers for stack in config.stacks.values()),
+        embed_dim=config.embed_dim,
+        vocab_size=config.vocab_size,
         devices=devices,
         chip=chip.name,
         memory=chip.memory,
@@ -100,48 +106,53 @@ def plan(
         context=context,
         capacity=capacity,
         dtype=dtype,
-        stored=stored,
+        dtypes=stored,
         fits=own.fits,
         advised_mesh=advice.mesh.shape,
         advice=advice.reason,
-        notes=tuple(_notes(part, chip, chosen, context, own)),
+        notes=tuple(_notes(config, chip, chosen, context, own)),
     )
 
 
-def _stored(work: Work, mesh: Extents) -> Stored:
-    memory, fastest = work.on(mesh), work.batch / decode_seconds(work, mesh)
+def _dtype_plan(work: Workload, mesh: MeshShape) -> DtypePlan:
+    memory = work.memory_on(mesh)
+    fastest = work.batch / decode_seconds(work, mesh)
     fits = memory.total <= work.memory
-    return Stored(work.stored, **vars(memory), total=memory.total, fits=fits, tokens_per_second=fastest)
+    return DtypePlan(work.stored, **vars(memory), total=memory.total, fits=fits, tokens_per_second=fastest)
 
 
-def _notes(part: config.Decoder, chip: Chip, mesh: Extents, context: int, own: Stored) -> Iterator[str]:
-    """What one should know besides."""
-    if context > part.limit:
-        yield f"a context of {context:,} is beyond the {part.context:,} that the model was made for"
-    if (share := own.total / chip.memory) > PREALLOCATED and own.fits and chip.is_gpu:
+def _notes(config: DecoderConfig, chip: Chip, mesh: MeshShape, context: int, own: DtypePlan) -> Iterator[str]:
+    """Yields further remarks."""
+    if context > config.max_length:
+        yield f"a context of {context:,} is beyond the {config.max_position_embeddings:,} that the model was made for"
+    if (share := own.total / chip.memory) > PREALLOCATED_SHARE and own.fits and chip.is_gpu:
         fraction = f"XLA_PYTHON_CLIENT_MEM_FRACTION={(1 + share) / 2:.2f}"
-        yield f"JAX takes {PREALLOCATED:.0%} of a GPU's memory: set {fraction}"
-    if whole := unsharded(part, own.dtype, mesh):
-        yield whole_on_each(whole, mesh)
+        yield f"JAX takes {PREALLOCATED_SHARE:.0%} of a GPU's memory: set {fraction}"
+    if whole := unsharded_weights(config, own.dtype, mesh):
+        yield describe_unsharded(whole, mesh)
 
 
-def print_plan(plan: Plan) -> None:
-    """A table on stdout, and what it is of."""
+def print_plan(plan: MemoryPlan) -> None:
+    """Prints a table on stdout."""
     from rich.console import Console
     from rich.table import Table
 
-    active = f", {plan.active_parameters:,} of them for a token" * (plan.active_parameters < plan.parameters)
+    active = ""
+    if plan.active_parameters < plan.parameters:
+        active = f", {plan.active_parameters:,} of them active per token"
     print(f"{plan.model}: {plan.parameters:,} parameters{active}; {plan.layers} layers, {plan.embed_dim:,} wide")
-    count = f"{plan.devices} devices" if plan.devices > 1 else "one device"
-    chip = f"{in_bytes(plan.memory)} and {in_bytes(plan.bandwidth)}/s ({plan.chip})"
-    print(f"on {count} of {chip}, mesh {Extents(plan.mesh)}")
+    count = "one device"
+    if plan.devices > 1:
+        count = f"{plan.devices} devices"
+    chip = f"{format_bytes(plan.memory)} and {format_bytes(plan.bandwidth)}/s ({plan.chip})"
+    print(f"on {count} of {chip}, mesh {MeshShape(plan.mesh)}")
     print(f"for {plan.batch} x {plan.context:,} tokens, with room for {plan.capacity:,}")
-    table = Table("per device", *(row.dtype for row in plan.stored), box=None)
+    table = Table("per device", *(row.dtype for row in plan.dtypes), box=None)
     for name in ("weights", "cache", "activations", "total"):
-        table.add_row(name, *(in_bytes(getattr(row, name)) for row in plan.stored))
-    table.add_row("fits", *("yes" if row.fits else "NO" for row in plan.stored))
-    table.add_row("tokens/s, at most", *(f"{row.tokens_per_second:,.1f}" for row in plan.stored))
+        table.add_row(name, *(format_bytes(getattr(row, name)) for row in plan.dtypes))
+    table.add_row("fits", *("yes" if row.fits else "NO" for row in plan.dtypes))
+    table.add_row("tokens/s, at most", *(f"{row.tokens_per_second:,.1f}" for row in plan.dtypes))
     Console().print(table)
-    print(f"advised for {plan.dtype}: mesh {Extents(plan.advised_mesh)}: {plan.advice}")
+    print(f"advised for {plan.dtype}: mesh {MeshShape(plan.advised_mesh)}: {plan.advice}")
     for note in plan.notes:
         print(f"note: {note}")

@@ -1,4 +1,4 @@
-"""The programs of generation for devices that need not be there, with shapes in place of arrays."""
+"""Lowers the programs of generation for devices that need not be present."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,25 +9,26 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Lowered
 
-from jaxllm import config
 from jaxllm.cache import Cache
-from jaxllm.generation.decode import Limits, State, begin, decode, prefill
+from jaxllm.config import DecoderConfig
+from jaxllm.generation.decode import DecodeState, Limits, decode, new_cache, prefill
+from jaxllm.generation.sampling import Sampler
 from jaxllm.generation.tokens import PREFILL_CHUNK
-from jaxllm.kernels.target import Target, aim
-from jaxllm.models.decoder import abstract
-from jaxllm.planning.memory import cache_partition
-from jaxllm.sampling import Sampler
+from jaxllm.kernels.target import Target, override_target
+from jaxllm.models.abstract import abstract
+from jaxllm.models.decoder import Decoder
+from jaxllm.nn.layer_stack import cache_specs
 
 
-class Programs(NamedTuple):
-    """What `jaxllm.generate` has compiled: one reads prompts, the other goes on from the state that leaves."""
+class LoweredPrograms(NamedTuple):
+    """The two programs of `jaxllm.generate`: prefill and decode."""
 
     prefill: Lowered
     decode: Lowered
 
 
 def programs(
-    part: config.Decoder,
+    config: DecoderConfig,
     dtype: Any,
     mesh: Mesh,
     batch: int,
@@ -37,43 +38,62 @@ def programs(
     offload: bool = False,
     platform: str | None = None,
     target: Target | None = None,
-) -> Programs:
-    """Prefill of `batch` prompts of `prompt` tokens, and decoding, in a cache of `capacity` positions; greedy.
+) -> LoweredPrograms:
+    """Lowers greedy prefill of `batch` prompts of `prompt` tokens, and decoding, in a cache of `capacity` positions.
 
-    They are lowered for the platform of the mesh's devices, which may come from `jax.experimental.topologies`, or for
-    another one, of which the devices are then placeholders; attention is made for a `target`, or for the device that is
-    here. `.compile()` is the caller's.
+    Args:
+      config: the model.
+      dtype: dtype to compute in.
+      mesh: mesh of the devices, which may come from `jax.experimental.topologies`.
+      batch: number of rows.
+      prompt: length of the prompts.
+      capacity: capacity of the cache.
+      offload: whether the layers are in host memory.
+      platform: platform to lower for; by default that of the mesh's devices.
+      target: target of attention; by default the present device.
 
     Raises:
-        InputError: the model does not divide over the mesh.
+      InputError: the model cannot be split over the mesh.
     """
     platforms = (platform or mesh.devices.flat[0].platform,)
-    model = abstract(part, dtype, mesh, offload)
+    model = abstract(config, dtype, mesh, offload)
 
     def whole(shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
 
     size = min(prompt, PREFILL_CHUNK)
     tokens, lengths, steps = (whole(shape, jnp.int32) for shape in ((batch, size), (batch,), ()))
-    sampler, limits = Sampler.of(), Limits(whole((1,), jnp.int32), lengths)
+    sampler = Sampler()
+    limits = Limits(whole((1,), jnp.int32), lengths)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    with jax.set_mesh(mesh), nullcontext() if target is None else aim(target):
-        cache, last = _placed(begin.trace(model, batch, capacity).out_info, mesh), None
+    with jax.set_mesh(mesh), nullcontext() if target is None else override_target(target):
+        cache = _placed_cache(model, new_cache.trace(model, batch, capacity).out_info, mesh)
+        last = None
         if size < prompt:  # the last chunk of several
-            cache, last = replace(cache, lengths=lengths), whole((batch, 1, part.embed_dim), dtype)
+            cache = replace(cache, lengths=lengths)
+            last = whole((batch, 1, config.embed_dim), dtype)
         rest = None, whole(keys.shape, keys.dtype), sampler, limits
         reading = prefill.trace(model, cache, last, tokens, lengths, *rest)
-        state = _placed(reading.out_info[0], mesh)
+        state = _placed_state(model, reading.out_info[0], mesh)
         going_on = decode.trace(model, state, sampler, limits, steps)
-        return Programs(*(traced.lower(lowering_platforms=platforms) for traced in (reading, going_on)))
+        return LoweredPrograms(*(traced.lower(lowering_platforms=platforms) for traced in (reading, going_on)))
 
 
-def _placed(state: Cache | State, mesh: Mesh) -> Any:
-    """A state or a cache where programs leave it: a cache split as its heads are, all else whole on every device."""
+def _placed_state(model: Decoder, state: DecodeState, mesh: Mesh) -> DecodeState:
+    """Returns a decode state with the shardings that programs leave it with: all but the cache is whole."""
+    whole = jax.tree.map(lambda x: _placed(x, PartitionSpec(), mesh), replace(state, cache=None))  # pyright: ignore
+    return replace(whole, cache=_placed_cache(model, state.cache, mesh))
 
-    def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        kept = leaf.ndim > 1 and {"entries", "tokens"} & {getattr(at, "name", None) for at in path}
-        at = cache_partition(leaf.shape, mesh) if kept else PartitionSpec()
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, at))
 
-    return jax.tree_util.tree_map_with_path(place, state)
+def _placed_cache(model: Decoder, cache: Cache, mesh: Mesh) -> Cache:
+    """Returns a cache with the shardings that programs leave it with."""
+    specs = Cache(model.layers.cache_specs(cache.layers, mesh), None, None)
+    if cache.lengths is not None:
+        specs = replace(specs, lengths=PartitionSpec())
+    if cache.tokens is not None:
+        specs = replace(specs, tokens=cache_specs(cache.tokens, mesh))
+    return jax.tree.map(lambda x, spec: _placed(x, spec, mesh), cache, specs)
+
+
+def _placed(x: Any, spec: PartitionSpec, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from jaxllm import config
+from jaxllm.config import DecoderConfig
 from jaxllm.errors import InputError
 from jaxllm.planning.activations import activation_bytes
-from jaxllm.planning.memory import STORED, cache_bytes, model_bytes
-from jaxllm.planning.mesh import Extents
+from jaxllm.planning.memory import cache_bytes, model_bytes
+from jaxllm.planning.mesh import MeshShape
+from jaxllm.planning.weights import COMPUTE_DTYPES
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What is to be done by devices of that memory, in bytes, and bandwidth, in bytes/s.
 
     `stored` is what weights are stored as; `capacity` the positions that there is room for in each of `batch` rows.
     """
 
-    part: config.Decoder
+    config: DecoderConfig
     stored: str
     batch: int
     capacity: int
@@ -38,16 +39,17 @@ class Work:
     bandwidth: float
 
     def __post_init__(self) -> None:
-        if self.stored not in STORED:
-            raise InputError(f"dtype {self.stored!r}: must be {', '.join(STORED)}")
+        if self.stored not in COMPUTE_DTYPES:
+            raise InputError(f"dtype {self.stored!r}: must be {', '.join(COMPUTE_DTYPES)}")
 
-    def on(self, mesh: Extents) -> Memory:
+    def memory_on(self, mesh: MeshShape) -> Memory:
         """The bytes that it takes of each device of a mesh.
 
         Raises:
             InputError: the model cannot be split so.
         """
-        part, stored = self.part, self.stored
+        part = self.config
+        stored = self.stored
         return Memory(
             model_bytes(part, stored, mesh),
             cache_bytes(part, stored, mesh, self.batch, self.capacity),

@@ -1,4 +1,4 @@
-"""Tokens that are found in a text before the vocabulary proper sees it, such as <|endoftext|>."""
+"""Added tokens, such as <|endoftext|>, which are found in a text before the vocabulary is applied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ _SPACE = re.compile(r"\s*")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token matched as a whole, swallowing white space before it (`lstrip`) or after it. Names as in `tokenizers`."""
+    """A token that is matched as a whole, with white space before it (`lstrip`) or after it (`rstrip`), as in
+    `tokenizers`.
+    """
 
     id: int
     content: str
@@ -23,7 +25,7 @@ class AddedToken:
 
 
 class AddedTokens:
-    """The added tokens of one vocabulary; of several that match at one place the longest wins."""
+    """The added tokens of a vocabulary. The longest one that matches at a position wins."""
 
     def __init__(self, tokens: Iterable[AddedToken]):
         self.by_id = {token.id: token for token in tokens if token.content}
@@ -33,12 +35,14 @@ class AddedTokens:
         self._pattern = re.compile("|".join(map(_pattern, longest_first)) or "(?!)")
 
     def token_id(self, content: str) -> int | None:
-        """The id of the token with this text, or None."""
+        """Returns the id of the token with this text, or None."""
         token = self._by_content.get(content)
-        return token.id if token else None
+        if token:
+            return token.id
+        return None
 
     def split(self, text: str) -> Iterator[str | int]:
-        """The text in order, as the ids of added tokens and the stretches between them."""
+        """Splits a text into the ids of added tokens and the texts between them."""
         start = 0
         for match in self._pattern.finditer(text):
             token = self._by_content[match[0]]
@@ -46,14 +50,19 @@ class AddedTokens:
             if before := before.rstrip() if token.lstrip else before:
                 yield before
             yield token.id
-            start = _end(_SPACE.match(text, match.end())) if token.rstrip else match.end()
+            if token.rstrip:
+                start = _end(_SPACE.match(text, match.end()))
+            else:
+                start = match.end()
         if start < len(text):
             yield text[start:]
 
 
 def _pattern(token: AddedToken) -> str:
     content = re.escape(token.content)
-    return rf"(?<!\w){content}(?!\w)" if token.single_word else content
+    if token.single_word:
+        return rf"(?<!\w){content}(?!\w)"
+    return content
 
 
 def _end(match: re.Match[str] | None) -> int:

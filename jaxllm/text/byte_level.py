@@ -1,4 +1,4 @@
-"""Byte-level BPE as GPT-2 began it: bytes written as visible characters, and regular expressions that cut out words."""
+"""Byte-level BPE (GPT-2): bytes written as visible characters, and the regular expressions that split words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 
 def _characters() -> dict[int, str]:
-    """GPT-2's table: visible Latin-1 characters stand for themselves, the other bytes for U+0100 onwards."""
+    """Returns GPT-2's table: visible Latin-1 characters stand for themselves, other bytes for U+0100 and following."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {byte: chr(byte) for byte in visible} | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
@@ -17,7 +17,7 @@ BYTE_OF = {character: byte for byte, character in CHARACTER_OF.items()}
 
 
 def to_bytes(token: str) -> bytes:
-    """The bytes that a token of a byte-level vocabulary spells; one with any other character spells itself."""
+    """Returns the bytes that a byte-level token spells; a token with any other character spells itself."""
     try:
         return bytes([BYTE_OF[character] for character in token])
     except KeyError:
@@ -46,9 +46,9 @@ _DEEPSEEK3 = (
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """How a text is cut into words before BPE: each pattern cuts further what the ones before it left.
+    """How a text is split into words before BPE: each pattern splits further what the previous ones left.
 
-    With `ignore_merges` a word that is a token stays whole. `add_bos` is the default of a GGUF file that is silent.
+    With `ignore_merges` a word that is a token stays whole. `add_bos` is the default for GGUF files that do not say.
     """
 
     patterns: tuple[str, ...]
@@ -69,5 +69,5 @@ _FAMILIES = {
     "gpt-4o llama4 kanana2": PreTokenizer((_GPT4O,)),
     "deepseek-v3 hunyuan-dense": PreTokenizer((r"\p{N}{1,3}", "[一-龥\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK3)),
 }
-# By the names that llama.cpp writes as `tokenizer.ggml.pre`.
+# Keys are llama.cpp's values of `tokenizer.ggml.pre`.
 PRE_TOKENIZERS = {name: family for names, family in _FAMILIES.items() for name in names.split()}

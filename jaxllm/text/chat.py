@@ -1,4 +1,4 @@
-"""Chat templates: Jinja from a stranger, run in a sandbox set up as Transformers sets up its own."""
+"""Chat templates: untrusted Jinja, rendered in a sandbox that is configured as in Transformers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def render_chat(template: str, variables: Mapping[str, Any], name: str) -> str:
-    """Render a chat template; `name` is the tokenizer's, for the one-line InputError when that fails."""
+    """Renders a chat template; `name` is the tokenizer's, for the one-line InputError if that fails."""
     try:
-        # Through JSON and back, so that the template is given data and no object with methods of its own.
+        # Through JSON and back: the template gets data, never objects with methods.
         data = json.loads(json.dumps(variables))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"a conversation is a list of dicts of plain JSON data: {error}") from None
@@ -51,7 +51,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent=None, separators=None, sort_keys: bool = False) -> str:
-    """Jinja's own filter escapes HTML, which is not what models were trained on."""
+    """Serializes JSON without escaping HTML, as Transformers does; models were trained on that."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -64,7 +64,7 @@ def _strftime_now(pattern: str) -> str:
 
 
 def _generation_blocks() -> type:
-    """`{% generation %}...{% endgeneration %}` marks what a model is trained to write. To render, it is its content."""
+    """Renders `{% generation %}...{% endgeneration %}`, which marks text that a model is trained on, as its content."""
     from jinja2 import nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser
@@ -80,12 +80,12 @@ def _generation_blocks() -> type:
 
 
 def _guarded_namespace() -> type:
-    """Jinja's namespace, without attributes whose names start with an underscore: a known way out of the sandbox."""
+    """Jinja's namespace without attributes that start with an underscore, a known way out of the sandbox."""
     from jinja2.exceptions import SecurityError
     from jinja2.utils import Namespace
 
     class GuardedNamespace(Namespace):
-        def __init__(*args, **kwargs):  # no named self, so that a template may say namespace(self=...)
+        def __init__(*args, **kwargs):  # self is positional-only, for namespace(self=...) in templates
             attributes = dict(*args[1:], **kwargs)
             Namespace.__init__(args[0])
             for name, value in attributes.items():

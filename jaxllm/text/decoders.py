@@ -1,6 +1,6 @@
-"""The decoders of tokenizer.json, one token at a time: each step maps its text, knowing whether it is the first.
+"""The decoders of tokenizer.json, applied token by token: each maps a token's text, and knows whether it is the first.
 
-Bytes that are not text travel through the steps as lone surrogates (Python's `surrogateescape`).
+Bytes that are not text pass through the decoders as lone surrogates (Python's `surrogateescape`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from jaxllm.text.stream import REPLACE_EACH_BYTE
 
 Step = Callable[[str, bool], str]
 
-# What the WordPiece decoder tidies up, in this order.
+# Clean-ups of the WordPiece decoder, in this order.
 _TIDY = [(f" {mark}", mark) for mark in ".?!,"]
 _TIDY += [(" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" do not", " don't")]
 _TIDY += [(f" {ending}", ending) for ending in ("'s", "'ve", "'re")]
 
 
 def decoder_of(spec: Mapping[str, Any] | None) -> tuple[Callable[[str, bool], bytes], str]:
-    """From the `decoder` entry of tokenizer.json: token to bytes, and how bytes that are not UTF-8 become text.
+    """Returns functions for a `decoder` entry: token to bytes, and bytes that are not UTF-8 to text.
 
     Raises:
-        InputError: the decoder is of a kind that is not supported.
+      InputError: the decoder's type is not supported.
     """
     specs = spec["decoders"] if spec and spec["type"] == "Sequence" else [spec] if spec else []
     kinds = [step["type"] for step in specs]
@@ -40,7 +40,7 @@ def decoder_of(spec: Mapping[str, Any] | None) -> tuple[Callable[[str, bool], by
 
 
 def _step(spec: Mapping[str, Any], fused: bool) -> Step:
-    """One decoder; `fused` if it works on the whole text, of which only the start is within our reach."""
+    """Returns one decoder; `fused` if it applies to the whole text, of which only the start is known."""
     make = _STEPS.get(spec["type"])
     if make is None:
         raise InputError(f"its decoder {spec['type']} is not supported")
@@ -48,8 +48,10 @@ def _step(spec: Mapping[str, Any], fused: bool) -> Step:
 
 
 def _words(token: str, first: bool) -> str:
-    """Without a decoder, tokens are words."""
-    return token if first else f" {token}"
+    """Joins tokens as words, where there is no decoder."""
+    if first:
+        return token
+    return f" {token}"
 
 
 def _fuse(spec: Mapping[str, Any], fused: bool) -> Step:
@@ -80,7 +82,9 @@ def _replace(spec: Mapping[str, Any], fused: bool) -> Step:
 
 
 def _strip(spec: Mapping[str, Any], fused: bool) -> Step:
-    character, start, stop = spec["content"], spec["start"], spec["stop"]
+    character = spec["content"]
+    start = spec["start"]
+    stop = spec["stop"]
     if fused and stop:
         raise InputError("its decoder strips the end of a text, which is not supported")
 
@@ -94,16 +98,22 @@ def _strip(spec: Mapping[str, Any], fused: bool) -> Step:
 
 
 def _metaspace(spec: Mapping[str, Any], fused: bool) -> Step:
-    at_start = " " if spec.get("prepend_scheme") == "never" else ""
+    at_start = " "
+    if spec.get("prepend_scheme") != "never":
+        at_start = ""
     return lambda token, first: token.replace(spec["replacement"], at_start if first else " ")
 
 
 def _word_piece(spec: Mapping[str, Any], fused: bool) -> Step:
-    prefix, cleanup = spec["prefix"], spec["cleanup"]
+    prefix = spec["prefix"]
+    cleanup = spec["cleanup"]
 
     def step(token: str, first: bool) -> str:
         if not first:
-            token = token.removeprefix(prefix) if token.startswith(prefix) else f" {token}"
+            if token.startswith(prefix):
+                token = token.removeprefix(prefix)
+            else:
+                token = f" {token}"
         for untidy, tidy in _TIDY if cleanup else ():
             token = token.replace(untidy, tidy)
         return token

@@ -1,4 +1,4 @@
-"""The JSON files beside a vocabulary, where Transformers keeps what the vocabulary itself does not say."""
+"""The JSON files next to a vocabulary, in which Transformers stores special tokens, ids and chat templates."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 
 @dataclass(frozen=True)
 class Settings:
-    """What the files beside a vocabulary say; None (or nothing) where they are silent.
+    """Contents of the files next to a vocabulary; None or empty if they do not say.
 
-    `special_tokens` maps `bos_token`, ... to text. `bos_token_id` and `eos_token_ids` are the generation config's.
-    `added_tokens` come from tokenizer_config.json and added_tokens.json.
+    Attributes are named as in those files. `special_tokens` maps `bos_token` and others to text. `bos_token_id` and
+    `eos_token_ids` come from generation_config.json, `added_tokens` from tokenizer_config.json and added_tokens.json.
     """
 
     special_tokens: Mapping[str, str] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Settings:
 
 @contextmanager
 def library_errors(name: Path | str) -> Iterator[None]:
-    """Whatever a library raises, told as one line about the file `name`. Rust panics are not even Exceptions."""
+    """Turns anything that a library raises, including Rust panics, into a one-line error about the file `name`."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -50,13 +50,13 @@ def library_errors(name: Path | str) -> Iterator[None]:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, line endings untouched. InputError if it cannot be read."""
+    """Reads a UTF-8 file with its line endings. Raises InputError if it cannot be read."""
     with library_errors(path):
         return path.read_bytes().decode("utf-8-sig")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, {} where there is no file. InputError for anything else."""
+    """Reads the JSON object in a file; {} if there is no file. Raises InputError for anything else."""
     if not path.is_file():
         return {}
     with library_errors(path):
@@ -67,12 +67,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_settings(directory: Path) -> Settings:
-    """All that a directory's JSON files say about its tokenizer. InputError if one is broken; none has to be there."""
+    """Reads a directory's JSON files about its tokenizer, all optional. Raises InputError if one is broken."""
     path = directory / "tokenizer_config.json"
     config = read_object(path)
     with library_errors(generation_path := directory / "generation_config.json"):
         generation = read_object(directory / "config.json") | read_object(generation_path)
-        bos, eos = _ids(generation, "bos_token_id"), _ids(generation, "eos_token_id")
+        bos = _ids(generation, "bos_token_id")
+        eos = _ids(generation, "eos_token_id")
     with library_errors(path):
         return Settings(
             special_tokens=_special_tokens(read_object(directory / "special_tokens_map.json") | config),
@@ -96,7 +97,7 @@ def _typed(config: Mapping[str, Any], key: str, kind: type) -> Any:
 
 
 def _ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """One id, a list of them or null; negative ones stand for none."""
+    """Returns the ids of a key that holds one id, a list or null; negative ids are left out."""
     value = config.get(key)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if any(type(item) is not int for item in ids):
@@ -105,8 +106,10 @@ def _ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
 
 
 def _text(token: Any) -> Any:
-    """A token is written as its text, or as an object that has it in `content`."""
-    return token.get("content") if isinstance(token, dict) else token
+    """Returns the text of a token that is stored as text, or as an object with `content`."""
+    if isinstance(token, dict):
+        return token.get("content")
+    return token
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
@@ -125,7 +128,7 @@ def _added_tokens(config: Mapping[str, Any], ids: Mapping[str, Any]) -> Iterator
 
 
 def _chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Templates by name; a single one is "default". Those in files of their own go before the config's."""
+    """Returns chat templates by name; a single one is "default". Files of their own take precedence over the config."""
     templates: dict[str, str] = {}
     for source in (config, read_object(directory / "chat_template.json")):
         value = source.get("chat_template")

@@ -1,7 +1,8 @@
-"""The header of a GGUF file: its metadata, and where its tensors lie.
+"""Reads the header of a GGUF file: its metadata, and the position of its tensors.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package's own reader believes what a
-file says of its lengths, so that one false count keeps it busy for ever; here each is checked against the file's size.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package's reader trusts the lengths
+in a
+file, so one wrong count keeps it busy forever; this reader checks each against the file's size.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ MAX_ITEMS = 1 << 24  # of an array; the longest have a token or a merge each
 MAX_RANK = 4  # ggml's
 MAX_NAME = 200  # ggml's is 63 for a tensor, and no key is near it
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_FLOAT32, _STRING, _ARRAY = 6, 8, 9
+_FLOAT32 = 6
+_STRING = 8
+_ARRAY = 9
 
 
 class TensorInfo(NamedTuple):
-    """What the header says of a tensor: shape in NumPy's order, the number of its type, position in the file."""
+    """A tensor of the header: shape in NumPy's order, number of its type, position in the file."""
 
     shape: tuple[int, ...]
     kind: int
@@ -35,7 +38,7 @@ class TensorInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """The metadata and tensors of a file; `spans` are the bytes that each key takes with its value."""
+    """The metadata and tensors of a file; `spans` are the bytes of each key with its value."""
 
     file: Path
     values: dict[str, Any]
@@ -43,17 +46,17 @@ class Header:
     tensors: dict[str, TensorInfo]
 
     def only(self, *prefixes: str) -> bytes:
-        """A GGUF file of the keys that begin so, and no tensors."""
+        """Returns a GGUF file with the keys of a prefix, and no tensors."""
         spans = [span for key, span in self.spans.items() if key.startswith(prefixes)]
         with self.file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return struct.pack("<4sIQQ", b"GGUF", VERSIONS[-1], 0, len(spans)) + b"".join(data[span] for span in spans)
 
 
 def read_header(path: Path) -> Header:
-    """Reads the header of a GGUF file; whether its tensors lie within the file is for who reads them to check.
+    """Reads the header of a GGUF file. Whether its tensors lie within the file is not checked.
 
     Raises:
-        InputError: it is no such file, or not a whole one; one line that names the file.
+      InputError: it is not a complete GGUF header; one line that names the file.
     """
     if not os.path.isfile(path):
         raise InputError(f"{path}: not a file")
@@ -67,20 +70,21 @@ def read_header(path: Path) -> Header:
 
 
 class _Cursor:
-    """Reads on from a position; its errors do not name the file."""
+    """Reads from a position on. Its errors do not name the file."""
 
     def __init__(self, data: mmap.mmap):
         self._data = data
         self._at = 0
 
     def header(self, path: Path) -> Header:
-        """The whole header."""
+        """Reads the whole header."""
         if self._data[:4] != b"GGUF":
             raise InputError("it does not begin with 'GGUF'")
         self._take(4)
         if (version := self._number("I")) not in VERSIONS:
             raise InputError(f"version {version} (big-endian?), and those read are {VERSIONS[0]} and {VERSIONS[1]}")
-        tensor_count, key_count = self._number("Q"), self._number("Q")
+        tensor_count = self._number("Q")
+        key_count = self._number("Q")
         values, spans = self._metadata(key_count)
         infos = self._infos(tensor_count)
         alignment = values.get("general.alignment", 32)
@@ -123,7 +127,9 @@ class _Cursor:
             return self._array(key, self._number("I"), self._number("Q"))
         value = self._number(self._code(key, kind))
         # The shortest decimal that is this float32: 1e-05, where the widened one would be 9.999999747378752e-06.
-        return float(str(np.float32(value))) if kind == _FLOAT32 else value
+        if kind == _FLOAT32:
+            return float(str(np.float32(value)))
+        return value
 
     def _array(self, key: str, kind: int, count: int) -> list[Any]:
         if count > MAX_ITEMS:
@@ -156,8 +162,9 @@ class _Cursor:
             raise InputError(f"{what} is not UTF-8") from None
 
     def _take(self, size: int) -> int:
-        """Where the next `size` bytes begin; the position is then behind them."""
-        start, self._at = self._at, self._at + size
+        """Returns where the next `size` bytes begin, and moves past them."""
+        start = self._at
+        self._at = self._at + size
         if self._at > len(self._data):
             raise InputError("it ends within its header")
         return start

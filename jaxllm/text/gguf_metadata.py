@@ -1,4 +1,4 @@
-"""The key-value part of a GGUF file, as far as it is about text.
+"""The metadata of a GGUF file that concern text.
 
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; defaults and lists of names: llama.cpp.
 """
@@ -24,7 +24,7 @@ _NAMES = {
     "cls_token": "cls",
     "mask_token": "mask",
 }
-# Files seldom tell what ends a turn of a conversation; these names do.
+# Files rarely say which token ends a turn; these names do.
 _ENDS = (
     "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> <|eom_id|> <|end_of_text|> "
     "<EOT> _<EOT> [EOT] <end_of_utterance> <\uff5cend\u2581of\u2581sentence\uff5c>"
@@ -32,12 +32,12 @@ _ENDS = (
 
 
 class Metadata:
-    """What the file says, with the types checked.
+    """The metadata of a file, with checked types.
 
     Attributes:
-        model: the kind of vocabulary.
-        tokens: the text of every token, in the order of their ids.
-        types: a `TokenType` for each.
+      model: type of the vocabulary.
+      tokens: text of every token, by id.
+      types: `TokenType` of each token.
     """
 
     def __init__(self, path: Path, header: Header | None = None):
@@ -50,30 +50,32 @@ class Metadata:
                 raise InputError("its vocabulary is missing, incomplete or ambiguous")
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
-        """The value of a key, `default` where there is none."""
+        """Returns the value of a key, or `default`."""
         value = self._values.get(key if key.startswith("tokenizer.") else f"tokenizer.ggml.{key}", default)
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{key} is {str(value)[:80]!r}, not of type {kind.__name__}")
         return value
 
     def array(self, key: str, kind: type) -> list[Any]:
-        """The list under a key, empty where there is none."""
+        """Returns the list of a key, or an empty one."""
         values = self.get(key, list, [])
         if not all(isinstance(value, kind) for value in values):
             raise InputError(f"{key} is not a list of type {kind.__name__}")
         return values
 
     def token_of(self, name: str, default: int | None = None) -> str | None:
-        """The text of the token under `<name>_token_id`."""
+        """Returns the text of the token with the id `<name>_token_id`."""
         token_id = self.get(f"{name}_token_id", int, default)
-        return self.tokens[token_id] if token_id is not None and token_id < len(self.tokens) else None
+        if token_id is not None and token_id < len(self.tokens):
+            return self.tokens[token_id]
+        return None
 
     def of_type(self, *types: int) -> list[str]:
-        """The tokens of these types."""
+        """Returns the tokens of these types."""
         return [token for token, kind in zip(self.tokens, self.types, strict=True) if kind in types]
 
     def settings(self) -> Settings:
-        """What other formats keep in files beside the vocabulary."""
+        """Returns what other formats store in files next to the vocabulary."""
         special = {name: token for name, key in _NAMES.items() if (token := self.token_of(key)) is not None}
         ends = [token for key in ("eos", "eot", "eom") if (token := self.token_of(key)) is not None]
         known = set(self.of_type(TokenType.CONTROL, TokenType.USER_DEFINED)).intersection(_ENDS)

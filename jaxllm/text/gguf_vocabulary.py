@@ -1,6 +1,6 @@
-"""The vocabulary inside a GGUF file, by llama.cpp's rules.
+"""The vocabulary of a GGUF file, by llama.cpp's rules.
 
-Byte-level BPE and WordPiece are handed to the `tokenizers` library, and sentencepiece's BPE back to sentencepiece.
+Byte-level BPE and WordPiece use the `tokenizers` library, sentencepiece's BPE uses sentencepiece.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from jaxllm.text.tokenizer import Tokenizer
 
 
 def load_gguf(path: Path) -> Tokenizer:
-    """Read the vocabulary, special tokens and chat template of a GGUF file.
+    """Reads the vocabulary, special tokens and chat template of a GGUF file.
 
     Raises:
-        InputError: the file is broken, or its vocabulary is of a kind that is not supported.
+      InputError: the file is broken, or its type of vocabulary is not supported.
     """
     metadata = Metadata(path)
     build = _BUILDERS.get(metadata.model)
@@ -50,7 +50,7 @@ def _sentencepiece(metadata: Metadata, name: str) -> Tokenizer:
 
 
 def _model_proto(metadata: Metadata, spaced: bool) -> ModelProto:
-    """The sentencepiece model that the vocabulary was made from."""
+    """Returns the sentencepiece model from which the vocabulary was made."""
     scores = metadata.array("scores", float)
     if len(scores) != len(metadata.tokens):
         raise InputError("its vocabulary has no scores")
@@ -72,7 +72,7 @@ def _model_proto(metadata: Metadata, spaced: bool) -> ModelProto:
 
 
 def _byte_level(metadata: Metadata, name: str) -> Tokenizer:
-    # Files from before the key was there are GPT-2's, GPT-NeoX's and the like.
+    # Files without the key are older: GPT-2, GPT-NeoX and similar.
     rule = PRE_TOKENIZERS.get(pre := metadata.get("pre", str, "gpt-2"))
     if rule is None:
         raise InputError(f"its pre-tokenizer {pre!r} is not supported")
@@ -83,13 +83,17 @@ def _byte_level(metadata: Metadata, name: str) -> Tokenizer:
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*words, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    bos = metadata.token_of("bos") if metadata.get("add_bos_token", bool, rule.add_bos) else None
-    eos = metadata.token_of("eos") if metadata.get("add_eos_token", bool, False) else None
+    bos = None
+    if metadata.get("add_bos_token", bool, rule.add_bos):
+        bos = metadata.token_of("bos")
+    eos = None
+    if metadata.get("add_eos_token", bool, False):
+        eos = metadata.token_of("eos")
     return _through_library(tokenizer, metadata, name, bos, eos)
 
 
 def _cut_merge(merge: str) -> tuple[str, str]:
-    """A pair is written with a space between, and its first half has at least one character."""
+    """Splits a merge at a space; its first half has at least one character."""
     at = merge.find(" ", 1)
     if at < 0:
         raise InputError(f"its merge {merge[:80]!r} is not a pair")
@@ -106,13 +110,17 @@ def _word_piece(metadata: Metadata, name: str) -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    cls = metadata.token_of("cls", 101) if metadata.get("add_bos_token", bool, True) else None
-    sep = metadata.token_of("seperator", 102) if metadata.get("add_sep_token", bool, True) else None
+    cls = None
+    if metadata.get("add_bos_token", bool, True):
+        cls = metadata.token_of("cls", 101)
+    sep = None
+    if metadata.get("add_sep_token", bool, True):
+        sep = metadata.token_of("seperator", 102)
     return _through_library(tokenizer, metadata, name, cls, sep)
 
 
 def _word_piece_token(token: str) -> str:
-    """GGUF marks where words begin, WordPiece where they go on; neither marks [unused1] and its like."""
+    """Converts a token: GGUF marks the beginnings of words, WordPiece their continuations; neither marks [unused1]."""
     if token.startswith(SPACE) or (token.startswith("[") and token.endswith("]")):
         return token.removeprefix(SPACE)
     return f"##{token}"

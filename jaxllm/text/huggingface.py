@@ -1,4 +1,4 @@
-"""tokenizer.json, through the `tokenizers` library. Decoding is ours, so that it can go token by token."""
+"""Vocabularies of tokenizer.json, through the `tokenizers` library. Decoding is our own, to go token by token."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from jaxllm.text.tokenizer import Tokenizer
 
 
 class HuggingFaceVocabulary:
-    """Ids of the `tokenizers` library; its post-processor adds the special tokens."""
+    """Encodes with the `tokenizers` library, whose post-processor adds the special tokens."""
 
     def __init__(self, tokenizer: LibraryTokenizer, name: str):
         with library_errors(name):
             tokenizer.no_truncation()
             tokenizer.no_padding()
             decoder = tokenizer.decoder
-            spec = json.loads(decoder.__getstate__()) if decoder else None
+            spec = None
+            if decoder:
+                spec = json.loads(decoder.__getstate__())
             self._to_bytes, self.errors = decoder_of(spec)
             self.size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
             if not self.size:
                 raise InputError("the vocabulary is empty")
         added = tokenizer.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        self._tokenizer, self._name = tokenizer, name
+        self._tokenizer = tokenizer
+        self._name = name
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """See `Vocabulary`."""
@@ -41,7 +44,9 @@ class HuggingFaceVocabulary:
     def piece(self, token_id: int, first: bool) -> bytes | None:
         """See `Vocabulary`."""
         token = self._tokenizer.id_to_token(token_id)
-        return None if token is None else self._to_bytes(token, first)
+        if token is None:
+            return None
+        return self._to_bytes(token, first)
 
     def token_id(self, token: str) -> int | None:
         """See `Vocabulary`."""
@@ -49,12 +54,12 @@ class HuggingFaceVocabulary:
 
 
 def load_tokenizer_json(path: Path, settings: Settings) -> Tokenizer:
-    """Read tokenizer.json, with the tokens that tokenizer_config.json adds.
+    """Reads tokenizer.json, with the tokens that tokenizer_config.json adds.
 
-    As in Transformers 5, its post-processor alone decides what goes around a text: `add_bos_token` has no say here.
+    As in Transformers 5, only its post-processor decides what is added around a text; `add_bos_token` has no effect.
 
     Raises:
-        InputError: the file is not a tokenizer, or its decoder is of a kind that is not supported.
+      InputError: the file is not a tokenizer, or its decoder is not supported.
     """
     with library_errors(path):
         tokenizer = LibraryTokenizer.from_str(read_text(path))
@@ -63,7 +68,7 @@ def load_tokenizer_json(path: Path, settings: Settings) -> Tokenizer:
 
 
 def _add_tokens(tokenizer: LibraryTokenizer, settings: Settings) -> None:
-    """Match whole what the config says is a token, where the file does not; an id must be there or be the next one."""
+    """Adds the config's tokens that the file lacks; an id must exist or be the next one."""
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     named = [AddedToken(-1, token) for token in settings.special_tokens.values()]
     for token in [*sorted(settings.added_tokens, key=lambda token: token.id), *named]:
@@ -75,7 +80,7 @@ def _add_tokens(tokenizer: LibraryTokenizer, settings: Settings) -> None:
 
 
 def set_template(tokenizer: LibraryTokenizer, before: str | None, after: str | None) -> None:
-    """Put these special tokens around every text."""
+    """Puts these special tokens around every text."""
     ids = {token: tokenizer.token_to_id(token) for token in (before, after) if token}
     if missing := [token for token, token_id in ids.items() if token_id is None]:
         raise InputError(f"the special token {missing[0]!r} is not in the vocabulary")

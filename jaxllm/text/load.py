@@ -27,7 +27,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     with library_errors(path):
         file = _find(path) if path.is_dir() else path
         if file is None:
-            tekken = " (Mistral's tekken.json is not read)" if (path / "tekken.json").exists() else ""
+            tekken = " (Mistral's tekken.json is not read)"
+            if not (path / "tekken.json").exists():
+                tekken = ""
             raise InputError(f"no tokenizer here{tekken}: looked for {_KNOWN}")
         if not file.is_file():
             raise InputError("no such file or directory")
@@ -54,7 +56,9 @@ def only_gguf(directory: Path) -> Path | None:
     files = [file for file in sorted(directory.glob("*.gguf")) if not later_shard.search(file.name)]
     if len(files) > 1:
         raise InputError(f"several GGUF files, such as {files[0].name} and {files[1].name}: name one of them")
-    return files[0] if files else None
+    if files:
+        return files[0]
+    return None
 
 
 def _reader(file: Path) -> Callable[[Path], Tokenizer]:
@@ -87,7 +91,8 @@ def _read_model(file: Path) -> Tokenizer:
 def _read_gpt2(file: Path) -> Tokenizer:
     from jaxllm.text.tiktoken_bpe import load_gpt2
 
-    vocab, merges = file.with_name("vocab.json"), file.with_name("merges.txt")
+    vocab = file.with_name("vocab.json")
+    merges = file.with_name("merges.txt")
     return load_gpt2(vocab, merges, read_settings(file.parent))
 
 

@@ -39,17 +39,23 @@ class SegmentedVocabulary(ABC):
         ids: list[int] = []
         for place, part in enumerate(self._added.split(text)):
             ids += [part] if isinstance(part, int) else self.encode_segment(part, place == 0)
-        return [*self._before, *ids, *self._after] if add_special_tokens else ids
+        if add_special_tokens:
+            return [*self._before, *ids, *self._after]
+        return ids
 
     def piece(self, token_id: int, first: bool) -> bytes | None:
         """See `Vocabulary`."""
         token = self._added.by_id.get(token_id)
-        return token.content.encode("utf-8") if token else self.own_piece(token_id, first)
+        if token:
+            return token.content.encode("utf-8")
+        return self.own_piece(token_id, first)
 
     def token_id(self, token: str) -> int | None:
         """See `Vocabulary`."""
         added = self._added.token_id(token)
-        return self.own_id(token) if added is None else added
+        if added is None:
+            return self.own_id(token)
+        return added
 
     @abstractmethod
     def encode_segment(self, text: str, at_start: bool) -> list[int]:

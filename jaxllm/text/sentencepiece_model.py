@@ -35,9 +35,13 @@ class SentencePieceVocabulary(SegmentedVocabulary):
             if not proto.pieces:
                 raise InputError("not a sentencepiece model")
             self._processor = processor = SentencePieceProcessor(model_proto=model)
-        self.bos_id, self.eos_id = proto.trainer_spec.bos_id, proto.trainer_spec.eos_id
+        self.bos_id = proto.trainer_spec.bos_id
+        self.eos_id = proto.trainer_spec.eos_id
         self._strips_space = proto.normalizer_spec.add_dummy_prefix or proto.normalizer_spec.remove_extra_whitespaces
-        self._model, self._name, self._prefix, self._own_size = model, name, prefix, processor.vocab_size()
+        self._model = model
+        self._name = name
+        self._prefix = prefix
+        self._own_size = processor.vocab_size()
         control = [i for i in range(self._own_size) if processor.is_control(i) or processor.is_unknown(i)]
         super().__init__(self._own_size, [AddedToken(i, processor.id_to_piece(i)) for i in control], settings)
 
@@ -68,7 +72,9 @@ class SentencePieceVocabulary(SegmentedVocabulary):
     def own_id(self, token: str) -> int | None:
         """See `SegmentedVocabulary`."""
         token_id = self._processor.piece_to_id(token)  # the unknown token's where there is none
-        return token_id if self._processor.id_to_piece(token_id) == token else None
+        if self._processor.id_to_piece(token_id) == token:
+            return token_id
+        return None
 
 
 def load_sentencepiece(path: Path, settings: Settings) -> Tokenizer:

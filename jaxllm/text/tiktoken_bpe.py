@@ -45,7 +45,8 @@ class TiktokenVocabulary(SegmentedVocabulary):
         with library_errors(name):
             self._encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={})
             self._id_of_rank = [ids[token] for token in sorted(ranks, key=ranks.__getitem__)]
-        self._name, self._ids = name, ids
+        self._name = name
+        self._ids = ids
         self._pieces = {token_id: token for token, token_id in ids.items()}
         super().__init__(max(self._pieces) + 1, own, settings)
 
@@ -89,7 +90,10 @@ def load_gpt2(vocab: Path, merges: Path, settings: Settings) -> Tokenizer:
         if missing := [byte for byte, character in CHARACTER_OF.items() if character not in named]:
             raise InputError(f"not a byte-level vocabulary: it has no token for byte 0x{missing[0]:02X}")
     ids = {to_bytes(token): token_id for token, token_id in named.items()}
-    own = (AddedToken(named[END_OF_TEXT], END_OF_TEXT),) if END_OF_TEXT in named else ()
+    if END_OF_TEXT in named:
+        own = (AddedToken(named[END_OF_TEXT], END_OF_TEXT),)
+    else:
+        own = ()
     vocabulary = TiktokenVocabulary(str(vocab), GPT2, _ranks(merges, ids), ids, settings, own)
     end = named.get(END_OF_TEXT)
     tokenizer = Tokenizer.from_settings(vocabulary, str(vocab), settings, end, end)
@@ -116,7 +120,8 @@ def _ranks(path: Path, ids: Mapping[bytes, int]) -> dict[bytes, int]:
 
 
 _LLAMA3_TOKENS = 128_000  # the special tokens follow, 256 of them
-_LLAMA3_BEGIN, _LLAMA3_ENDS = "<|begin_of_text|>", ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
+_LLAMA3_BEGIN = "<|begin_of_text|>"
+_LLAMA3_ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
 
 
 def is_tiktoken(path: Path) -> bool:

@@ -123,7 +123,9 @@ class Tokenizer:
         token_id = operator.index(token_id)  # of an array too, say
         if token_id in skipped:
             return None
-        piece = self._vocabulary.piece(token_id, first) if 0 <= token_id < self.vocab_size else None
+        piece = None
+        if 0 <= token_id < self.vocab_size:
+            piece = self._vocabulary.piece(token_id, first)
         if piece is None:
             raise InputError(f"token id {token_id} is not in the vocabulary of {self.name}: 0 to {self.vocab_size - 1}")
         return piece
@@ -131,7 +133,9 @@ class Tokenizer:
     @property
     def eos_token_id(self) -> int | None:
         """The first of `eos_token_ids`: what ends a text, rather than a turn of a conversation."""
-        return self.eos_token_ids[0] if self.eos_token_ids else None
+        if self.eos_token_ids:
+            return self.eos_token_ids[0]
+        return None
 
     @property
     def chat_template(self) -> str | None:
@@ -165,7 +169,9 @@ class Tokenizer:
             return self._templates.get(wanted, wanted)
         template = (self._templates.get("tool_use") if with_tools else None) or self.chat_template
         if template is None:
-            named = f" by default, only {', '.join(map(repr, sorted(self._templates)))}" if self._templates else ""
+            named = ""
+            if self._templates:
+                named = f" by default, only {', '.join(map(repr, sorted(self._templates)))}"
             raise InputError(f"{self.name} has no chat template{named}")
         return template
 

@@ -1,7 +1,7 @@
-"""What the kernel does in registers: as a GPU does it, and as an interpreter on the CPU can.
+"""The operations of the kernel in registers, for a GPU and for the interpreter on the CPU.
 
-The interpreter knows neither layouts nor products with an operand in registers, and its first version no transposed
-ones. Only what is in this file differs between the two; everything else is interpreted as it is.
+The interpreter supports neither layouts nor products with an operand in registers, and in JAX 0.10 no transposed
+products. Only this file differs between the two; everything else is interpreted unchanged.
 """
 
 from collections.abc import Callable
@@ -20,41 +20,41 @@ from jaxllm.kernels.flash_gpu import compat
 Carry = TypeVar("Carry", bound=tuple)
 
 
-class Step(NamedTuple):
-    """What is done once products are under way, and what then makes a new carry of scores and the carry."""
+class ScoreAndOutput(NamedTuple):
+    """What to compute while products run, and how to combine the result with the scores into a new carry."""
 
     issued: Callable[[], None]
     soften: Callable[[jax.Array, Any], Any]
 
 
 class Hopper:
-    """Products by wgmma, which a warpgroup issues and waits for; scores and outputs lie as it leaves them."""
+    """Products by wgmma, which a warpgroup issues and waits for. Scores and outputs stay in wgmma's layout."""
 
     def __init__(self) -> None:
         self._layout = plgpu.Layout.WGMMA
 
     def index(self, shape: tuple[int, ...], axis: int) -> jax.Array:
-        """Int32 numbers counting along an axis of a block of scores."""
+        """Returns int32 indices along an axis of a block of scores."""
         return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=self._layout)
 
     def row_index(self, rows: int) -> jax.Array:
-        """Int32 numbers of a block's rows."""
+        """Returns the int32 indices of a block's rows."""
         return plgpu.broadcasted_iota(jnp.int32, (rows,), 0, layout=self._layout.reduce(1))
 
     def fill(self, shape: tuple[int, ...], number: float) -> jax.Array:
-        """A block of one float32 number."""
+        """Returns a float32 block filled with a number."""
         return plgpu.layout_cast(jnp.full(shape, number, jnp.float32), self._layout)
 
     def row_fill(self, rows: int, number: float) -> jax.Array:
-        """One float32 number for each row of a block."""
+        """Returns a float32 number for each row of a block."""
         return plgpu.layout_cast(jnp.full((rows,), number, jnp.float32), self._layout.reduce(1))
 
     def row_load(self, rows: Any) -> jax.Array:
-        """What is at a reference, a number for each row of a block."""
+        """Loads a number for each row of a block."""
         return compat.load(rows, self._layout.reduce(1))
 
     def score(self, query: Any, key: Any) -> jax.Array:
-        """Products float32 [R S] of a query [R H] and a key [S H] in shared memory."""
+        """Returns the products [R S], float32, of a query [R H] and a key [S H] in shared memory."""
 
         def scoped(scores: Any) -> jax.Array:
             plgpu.wgmma(scores, query, key.transpose((1, 0)))
@@ -63,14 +63,14 @@ class Hopper:
         return pl.run_scoped(scoped, plgpu.WGMMAAccumulatorRef((query.shape[0], key.shape[0]), jnp.float32))
 
     def mix(self, out: jax.Array, weights: jax.Array, value: Any) -> jax.Array:
-        """Out [R V] and what weights [R S] in registers make of a value [S V] in shared memory."""
+        """Adds to out [R V] the products of weights [R S] in registers with a value [S V] in shared memory."""
         mixed: Any = pl.run_state(lambda sum_: plgpu.wgmma(sum_, weights, value))(plgpu.WGMMAAccumulatorRef.init(out))
         return mixed
 
     def score_and_mix(
-        self, query: Any, key: Any, out: jax.Array, weights: jax.Array, value: Any, carry: Carry, step: Step
+        self, query: Any, key: Any, out: jax.Array, weights: jax.Array, value: Any, carry: Carry, step: ScoreAndOutput
     ) -> tuple[jax.Array, Carry]:
-        """`mix` of one block while `step` makes a new carry of the scores of the next; see `Step`."""
+        """Runs `mix` of one block while `step` turns the next block's scores into a new carry; see `ScoreAndOutput`."""
 
         def scoped(state: Any) -> None:
             sum_, carried = state
@@ -87,15 +87,15 @@ class Hopper:
                 reference[...] = array
 
         state: Any = pl.run_state(scoped)((plgpu.WGMMAAccumulatorRef.init(out), carry))
-        # The new weights may not take the registers of the old ones while these are multiplied: the compiler, which
-        # does not know that products go on, is told that the old ones are still wanted. Without this it notices in
-        # the end, and lets no two products overlap.
+        # The new weights must not reuse the registers of the old ones while those are multiplied. The compiler does not
+        # know that products are running; this marks the old weights as still in use. Without it, the compiler would
+        # serialize all products.
         out, _ = jax.lax.optimization_barrier((state[0], weights))
         return out, state[1]
 
 
 class Interpreted:
-    """The same, by operations that the interpreter knows."""
+    """The same operations for the interpreter."""
 
     def index(self, shape: tuple[int, ...], axis: int) -> jax.Array:
         """See `Hopper`."""
@@ -119,7 +119,8 @@ class Interpreted:
 
     def score(self, query: Any, key: Any) -> jax.Array:
         """See `Hopper`."""
-        query, key = _read(query), _read(key)
+        query = _read(query)
+        key = _read(key)
         return jnp.einsum("rh,sh->rs", query, key, preferred_element_type=jnp.float32)
 
     def mix(self, out: jax.Array, weights: jax.Array, value: Any) -> jax.Array:
@@ -127,7 +128,7 @@ class Interpreted:
         return out + jnp.einsum("rs,sv->rv", weights, _read(value), preferred_element_type=jnp.float32)
 
     def score_and_mix(
-        self, query: Any, key: Any, out: jax.Array, weights: jax.Array, value: Any, carry: Carry, step: Step
+        self, query: Any, key: Any, out: jax.Array, weights: jax.Array, value: Any, carry: Carry, step: ScoreAndOutput
     ) -> tuple[jax.Array, Carry]:
         """See `Hopper`."""
         scores = self.score(query, key)
@@ -136,7 +137,7 @@ class Interpreted:
 
 
 def _read(shared: Any) -> jax.Array:
-    """What is in shared memory, read by ordinary means: only a fence orders that before the next copy to there."""
+    """Reads shared memory by ordinary loads, which only a fence orders before the next copy to it."""
     array = shared[...]
     plgpu.commit_smem()
     return array

@@ -1,24 +1,28 @@
-"""How a call is cut into blocks: by static shapes alone, so that a compiled program is right for any contents."""
+"""How a call is divided into blocks: by static shapes only, so that a compiled program is correct for all contents."""
 
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jaxllm.kernels.request import Device, Request
+from jaxllm.kernels.call import AttentionCall, Device
 
-ROWS = 64  # query rows of a warpgroup: what one wgmma takes
-PROCESSORS = 132  # multiprocessors of an H100 or H200
-STARTING = 2  # blocks of keys in whose time a thread block begins and ends: a guess
+ROWS = 64  # query rows of a warpgroup, the size of one wgmma
+MULTIPROCESSORS = 132  # of an H100 or H200
+OVERHEAD_BLOCKS = 2  # start and end of a thread block, in the time of key blocks: an estimate
 REGISTERS = 65536  # of a multiprocessor
-SHARED = 227 * 1024  # bytes of shared memory that a thread block may have
+SHARED_BYTES = 227 * 1024  # bytes of shared memory that a thread block may have
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """What may be tuned; None: chosen by the shapes.
+    """Tile sizes that can be tuned; None means chosen by the shapes.
 
-    `keys` to a block, `depth` blocks of keys in flight, `warpgroups` that compute (each has 64 query rows), `splits`
-    of the keys, and how many registers a thread that computes, or that copies, may have beside another such warpgroup.
+    Attributes:
+      keys: number of keys of a block.
+      depth: number of key blocks in flight.
+      warpgroups: number of computing warpgroups, each with 64 query rows.
+      splits: number of splits of the keys.
+      registers: registers of a computing and of a copying thread, if there are two computing warpgroups.
     """
 
     keys: int | None = None
@@ -29,14 +33,14 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A cut call: see `plan`.
+class LaunchPlan:
+    """A call divided into blocks; see `plan_launch`.
 
-    Rows are queries of one head, or, where there are few queries, `pack` heads of one key's for each query. `blocks`
-    of `warpgroups` times 64 rows cover them; `splits` thread blocks share the keys of one of these.
+    A row is a query of one head or, for few queries, of one of `pack` heads that share a key head. `blocks` blocks of
+    `warpgroups` times 64 rows cover all rows. `splits` thread blocks share the keys of one of them.
     """
 
-    request: Request
+    call: AttentionCall
     pack: int
     keys: int
     depth: int
@@ -46,100 +50,116 @@ class Plan:
 
     @property
     def heads(self) -> int:
-        """Heads that rows are of."""
-        return self.request.heads // self.pack
+        """Number of heads that rows are packed into."""
+        return self.call.heads // self.pack
 
     @property
     def rows(self) -> int:
-        """Rows of a head that are queries'."""
-        return self.request.queries * self.pack
+        """Number of rows of a head."""
+        return self.call.queries * self.pack
 
     @property
     def block(self) -> int:
-        """Rows of a thread block."""
+        """Number of rows of a thread block."""
         return ROWS * self.warpgroups
 
     @property
     def blocks(self) -> int:
-        """Blocks of a head's rows."""
+        """Number of blocks of a head's rows."""
         return -(-self.rows // self.block)
 
     @property
     def stored(self) -> int:
-        """Rows of a warpgroup that are stored: all, but for the only warpgroup of a few rows."""
+        """Number of rows of a warpgroup that are stored: all, except for a single warpgroup with few rows."""
         return min(ROWS, -(-self.rows // 8) * 8)
 
     @property
-    def aliased(self) -> bool:
-        """Whether outputs are staged where queries were."""
-        return self.splits == 1 and self.request.value_dim == self.request.head_dim
+    def reuses_query_memory(self) -> bool:
+        """Whether outputs are staged in the memory of the queries."""
+        return self.splits == 1 and self.call.value_dim == self.call.head_dim
 
     @property
     def out_dtype(self) -> jnp.dtype:
-        """The outputs': parts of them are kept in float32 until they are combined."""
-        return self.request.dtype if self.splits == 1 else jnp.dtype(jnp.float32)
+        """Dtype of the outputs; partial outputs stay float32 until they are merged."""
+        if self.splits == 1:
+            return self.call.dtype
+        return jnp.dtype(jnp.float32)
 
     @property
     def shared(self) -> int:
-        """Bytes of shared memory that are needed, barriers and the compiler's own aside."""
-        head, value = self.request.head_dim, self.request.value_dim
-        staged = 0 if self.aliased else self.block * value * self.out_dtype.itemsize
+        """Bytes of shared memory, without barriers and what the compiler adds."""
+        head = self.call.head_dim
+        value = self.call.value_dim
+        staged = 0
+        if not self.reuses_query_memory:
+            staged = self.block * value * self.out_dtype.itemsize
         return 2 * (self.block * head + self.depth * self.keys * (head + value)) + staged + 4 * self.block
 
 
-def plan(request: Request, tiles: Tiles) -> Plan:
-    """Packs the heads of a key where queries would not fill a block, and splits the keys to fill the processors.
+def plan_launch(call: AttentionCall, tiles: Tiles) -> LaunchPlan:
+    """Packs heads that share a key where queries would not fill a block, and splits keys to occupy all multiprocessors.
 
     Raises:
-        ValueError: tiles that would ask for more registers than there are.
+      ValueError: the tiles need more registers than there are.
     """
-    pack = request.heads // request.kv_heads if request.queries < 2 * ROWS else 1
-    rows, heads = request.queries * pack, request.heads // pack * request.batch
-    largest = 64 if request.head_dim + request.value_dim > 256 else 128
+    pack = 1
+    if call.queries < 2 * ROWS:
+        pack = call.heads // call.kv_heads
+    rows = call.queries * pack
+    heads = call.heads // pack * call.batch
+    largest = 64
+    if call.head_dim + call.value_dim <= 256:
+        largest = 128
     keys = tiles.keys or largest
-    splits = tiles.splits or split(heads * -(-rows // ROWS), -(-request.keys // keys))
+    splits = tiles.splits or split(heads * -(-rows // ROWS), -(-call.keys // keys))
     both = heads * -(-rows // (2 * ROWS))
-    warpgroups = tiles.warpgroups or (2 if splits == 1 and 2 * both > PROCESSORS else 1)
+    warpgroups = tiles.warpgroups or (2 if splits == 1 and 2 * both > MULTIPROCESSORS else 1)
     warpgroups = min(warpgroups, -(-rows // ROWS))
     if warpgroups > 1 and sum(tiles.registers) + tiles.registers[0] > REGISTERS // 128 // 24 * 24:
         raise ValueError(f"registers {tiles.registers}: warpgroups would wait forever for more than there are")
-    depth = tiles.depth or max(2, min(512 // (request.head_dim + request.value_dim), 4))
-    return Plan(request, pack, keys, depth, warpgroups, splits, tiles.registers)
+    depth = tiles.depth or max(2, min(512 // (call.head_dim + call.value_dim), 4))
+    return LaunchPlan(call, pack, keys, depth, warpgroups, splits, tiles.registers)
 
 
 def split(blocks: int, key_blocks: int) -> int:
-    """The fewest parts of the keys with which all blocks take the least time, one after another on the processors."""
+    """Returns the smallest number of splits of the keys for which all blocks finish earliest."""
 
     def time(splits: int) -> int:
-        waves, share = -(-blocks * splits // PROCESSORS), -(-key_blocks // splits)
-        return waves * (share + STARTING)
+        waves = -(-blocks * splits // MULTIPROCESSORS)
+        share = -(-key_blocks // splits)
+        return waves * (share + OVERHEAD_BLOCKS)
 
-    return min(range(1, min(key_blocks, PROCESSORS) + 1), key=time)
+    return min(range(1, min(key_blocks, MULTIPROCESSORS) + 1), key=time)
 
 
-def refusal(request: Request, device: Device) -> str | None:
-    """Why the kernel cannot serve a request on a device (None: it can)."""
+def unsupported_reason(call: AttentionCall, device: Device) -> str | None:
+    """Returns why the kernel cannot serve a call on a device; None if it can."""
     if device.platform != "cuda":
         return f"platform {device.platform}: it is a kernel for CUDA"
     if not 9.0 <= device.capability < 10.0:
         return f"compute capability {device.capability}: only 9.x has the wgmma that it is made of"
-    return unserved(request)
+    return unsupported_call(call)
 
 
-def unserved(request: Request) -> str | None:
-    """Why the kernel cannot serve a request on any device (None: it can)."""
-    scores = request.scores
-    reasons = {
-        f"{request.dtype}: it multiplies bfloat16 and float16": request.dtype not in (jnp.bfloat16, jnp.float16),
-        "keys and values stored narrowly": request.quantized,
-        "values that are parts of keys": request.shared_value,
-        f"heads of {request.head_dim}: it takes multiples of 16 up to 256": not _fits(request.head_dim),
-        f"values of {request.value_dim}: it takes multiples of 16 up to 256": not _fits(request.value_dim),
-        "ALiBi rounded to bfloat16": scores.alibi is not None and scores.alibi.bfloat16,
-        "a scale that is not positive": scores.scale <= 0,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+def unsupported_call(call: AttentionCall) -> str | None:
+    """Returns why the kernel cannot serve a call on any device; None if it can."""
+    alibi = call.spec.alibi
+    if call.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"{call.dtype}: it multiplies bfloat16 and float16"
+    if call.quantized:
+        return "quantized keys and values"
+    if call.shared_value:
+        return "values that are parts of keys"
+    if not _fits_in_registers(call.head_dim):
+        return f"heads of {call.head_dim}: it takes multiples of 16 up to 256"
+    if not _fits_in_registers(call.value_dim):
+        return f"values of {call.value_dim}: it takes multiples of 16 up to 256"
+    if alibi is not None and alibi.bfloat16:
+        return "ALiBi rounded to bfloat16"
+    if call.spec.scale <= 0:
+        return "a scale that is not positive"
+    return None
 
 
-def _fits(size: int) -> bool:
+def _fits_in_registers(size: int) -> bool:
     return size % 16 == 0 and 0 < size <= 256

@@ -1,0 +1,65 @@
+"""What llama.cpp's converter does to weights, undone (`modify_tensors` in the files of its `conversion/`)."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from einops import rearrange
+
+Sizes = Mapping[str, int]
+
+
+class Change(NamedTuple):
+    """From the weight in the file to Hugging Face's.
+
+    `rows` is the length that the first axis must have, `shape` makes the result's shape from the file's.
+    """
+
+    apply: Callable[[np.ndarray, Sizes], np.ndarray]
+    rows: Callable[[Sizes], int] | None = None
+    shape: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple
+
+
+def _unrotated(heads: str) -> Change:
+    """Neighbouring rows are rotated with each other; Hugging Face rotates a head's first half with its second."""
+
+    def apply(array: np.ndarray, sizes: Sizes) -> np.ndarray:
+        return rearrange(array, "(n h two) ... -> (n two h) ...", n=sizes[heads], two=2)
+
+    return Change(apply, lambda sizes: sizes[heads] * sizes["head_dim"])
+
+
+def _interleaved(array: np.ndarray, sizes: Sizes) -> np.ndarray:
+    """All queries, all keys, all values -> query, key and value head by head."""
+    return rearrange(array, "(three n h) ... -> (n three h) ...", three=3, n=sizes["heads"])
+
+
+def _grouped(array: np.ndarray, sizes: Sizes) -> np.ndarray:
+    """All queries, all keys, all values -> by key-value head: its queries, its key, its value."""
+    rows = sizes["head_dim"]
+    groups = sizes["kv_heads"]
+    ends = (sizes["heads"] * rows, (sizes["heads"] + groups) * rows)
+    parts = (part.reshape(groups, -1, *array.shape[1:]) for part in np.split(array, ends))
+    return np.concatenate(list(parts), axis=1).reshape(array.shape)
+
+
+def _same(array: np.ndarray, sizes: Sizes) -> np.ndarray:
+    return array
+
+
+CHANGES = {
+    "": Change(_same),
+    "unrotate-heads": _unrotated("heads"),
+    "unrotate-kv_heads": _unrotated("kv_heads"),
+    "interleave": Change(_interleaved, lambda sizes: 3 * sizes["heads"] * sizes["head_dim"]),
+    "group": Change(_grouped, lambda sizes: (sizes["heads"] + 2 * sizes["kv_heads"]) * sizes["head_dim"]),
+    "transpose": Change(lambda array, sizes: array.T, shape=lambda shape: shape[::-1]),
+    # Gemma multiplies by 1 + weight, and llama.cpp by what it has stored.
+    "less-one": Change(lambda array, sizes: array - array.dtype.type(1)),
+    # One tensor for all, cut along its first axis before anything is read.
+    "each-expert": Change(_same, lambda sizes: sizes["experts"]),
+    "each-head": Change(_same, lambda sizes: sizes["heads"]),
+    "each-kv_head": Change(_same, lambda sizes: sizes["kv_heads"]),
+    "one-row": Change(lambda array, sizes: array.reshape(1, -1), shape=lambda shape: (1, math.prod(shape))),
+}
