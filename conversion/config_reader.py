@@ -1,8 +1,7 @@
 """Reads a Hugging Face config so that no key is ignored silently.
 
 Every key must be read by the architecture, be known to change nothing (`HARMLESS`), or have a value with which it
-changes
-nothing (`NEUTRAL`). Any other key stops the conversion.
+changes nothing (`NEUTRAL`). Any other key stops the conversion.
 """
 
 from collections.abc import Iterable, Sequence

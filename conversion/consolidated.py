@@ -1,8 +1,7 @@
 """Checkpoints in the layouts of Mistral and Meta (consolidated files), presented under Hugging Face's names.
 
 Both rotate neighboring rows of the query and key projections, Hugging Face the first half of a head with the second.
-Two
-patterns therefore move an axis `two`; see `permute` in Transformers' convert_llama_weights_to_hf.py and
+Two patterns therefore move an axis `two`; see `permute` in Transformers' convert_llama_weights_to_hf.py and
 `permute_for_rope` in convert_mistral_weights_to_hf.py. Each file of a model-parallel checkpoint holds a slice of every
 matrix: rows if a layer's output is split (fairscale's ColumnParallelLinear), columns if its input is.
 """
@@ -65,13 +64,11 @@ def to_hf(params: Params, shards: Shards) -> tuple[dict[str, Any], dict[str, Ten
     """Returns Hugging Face's config and tensors for a checkpoint in the layout of Mistral or Meta.
 
     `shards` are the model-parallel files in order. They are joined when a tensor is read; a tensor in a single file
-    whose order
-    does not change is not copied.
+    whose order does not change is not copied.
 
     Raises:
       InputError: a tensor is missing, unknown, has another shape than params.json gives it, or differs between shards
-        that
-        should agree.
+        that should agree.
     """
     if not all(shards):
         raise InputError(f"{params.file.parent}: a consolidated file without any tensors")

@@ -39,10 +39,8 @@ def export(
     """Writes a native checkpoint in Hugging Face's layout to the directory `target`; returns its path.
 
     Tensors have the names that Transformers gives them, and their stored dtypes. Unless `convert` was given a dtype,
-    they are
-    bit for bit those that were converted, except for experts of different dtypes, which share one. One parameter is
-    in memory at
-    a time. A failed export leaves nothing behind.
+    they are bit for bit those that were converted, except for experts of different dtypes, which share one. One
+    parameter is in memory at a time. A failed export leaves nothing behind.
 
     Args:
       source: directory of a native checkpoint.

@@ -17,9 +17,8 @@ from jaxllm.errors import InputError
 class Tensor:
     """An array of a checkpoint that is read on request.
 
-    `read()` returns an array of `shape` and `dtype` (bfloat16 and float8 are those of ml_dtypes). It is memory-
-    mapped if the
-    format allows, and may be read-only. `file` is for error messages.
+    `read()` returns an array of `shape` and `dtype` (bfloat16 and float8 are those of ml_dtypes). It is memory-mapped
+    if the format allows, and may be read-only. `file` is for error messages.
     """
 
     shape: tuple[int, ...]

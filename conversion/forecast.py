@@ -68,9 +68,8 @@ def forecast(
     """Forecasts `convert` with the same arguments; writing is timed on the target's file system, or the current one.
 
     Only configs are read, and downloaded from a hub. If they do not state the dtype, the headers of the weights do;
-    weights on the
-    hub are assumed to be float32, as in Transformers. Mistral, Meta and GGUF files state part of the config by their
-    tensors.
+    weights on the hub are assumed to be float32, as in Transformers. Mistral, Meta and GGUF files state part of the
+    config by their tensors.
 
     Raises:
       InputError: `convert` would reject the source by its config, or the target.

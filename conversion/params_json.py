@@ -1,10 +1,8 @@
 """Reads params.json, the config of Mistral's and Meta's layouts, and translates it to Hugging Face's config.json.
 
 Meta's keys are those of `ModelArgs` (github.com/meta-llama/llama and llama-models: models/llama3/args.py, model.py),
-Mistral's
-those of `TransformerArgs` (github.com/mistralai/mistral-inference: args.py, transformer.py). Missing keys are filled
-in as
-in the original code, or as in the authors' Hugging Face repositories.
+Mistral's those of `TransformerArgs` (github.com/mistralai/mistral-inference: args.py, transformer.py). Missing keys are
+filled in as in the original code, or as in the authors' Hugging Face repositories.
 """
 
 import re

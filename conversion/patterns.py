@@ -24,11 +24,9 @@ def shape(side: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
 class Pattern:
     """The conversion between one array and the shapes `targets`, which lie side by side along an axis.
 
-    "(k g h) d -> (k g) h d" along g takes a tensor whose rows are, for each k, those of the first target, then of
-    the second, and
-    so on. If an axis of a target is merged from two, the one that is not `split_axis` is the number of groups: the
-    largest that
-    all targets allow, or the number at the end of its name ("k4").
+    "(k g h) d -> (k g) h d" along g takes a tensor whose rows are, for each k, those of the first target, then of the
+    second, and so on. If an axis of a target is merged from two, the one that is not `split_axis` is the number of
+    groups: the largest that all targets allow, or the number at the end of its name ("k4").
     """
 
     text: str

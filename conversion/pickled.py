@@ -31,13 +31,11 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     """Reads the tensors of a file saved by `torch.save`: a state dict, or a dict with one under "model".
 
     They are memory-mapped, except in files of torch before 1.6, whose format does not allow it. Strided views become
-    contiguous;
-    tensors that share storage remain views of the same memory.
+    contiguous; tensors that share storage remain views of the same memory.
 
     Raises:
       InputError: torch is missing, the pickle contains anything but tensors and plain containers, or an entry is not a
-        plain
-        tensor; one line that names the file and the entry.
+        plain tensor; one line that names the file and the entry.
     """
     require_file(path)
     state = _state_dict(path, _load(path))

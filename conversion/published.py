@@ -1,9 +1,8 @@
 """Configs of published models by name, from a file next to this one: for planning without a network.
 
 `published.json` has one model per line: name, repository, other names, the published number of parameters (of the
-language
-model, without multi-token prediction), and Hugging Face's config with its sizes. GPT-3 is listed as a GPT-2 of its
-shape (Brown et al. 2020, table 2.1).
+language model, without multi-token prediction), and Hugging Face's config with its sizes. GPT-3 is listed as a GPT-2 of
+its shape (Brown et al. 2020, table 2.1).
 """
 
 import json

@@ -111,9 +111,7 @@ def _read_fp8(weight: Tensor, scales: Tensor, height: int, width: int) -> np.nda
 def _combined(
     combine: Callable[[str, Tensor, Tensor], Tensor], tensors: Mapping[str, Tensor], data: str, scales: str, plain: str
 ) -> dict[str, Tensor]:
-    """Returns tensors in which each pair of names that end in `data` and `scales` is replaced by one that ends in
-    `plain`.
-    """
+    """Combines each pair of tensors whose names end in `data` and `scales` into one whose name ends in `plain`."""
     result = {name: tensor for name, tensor in tensors.items() if not name.endswith(scales)}
     for name, tensor in tensors.items():
         if name.endswith(scales):

@@ -36,8 +36,9 @@ class Reference:
         self._model.eval()
 
     def states(self, tokens: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Returns the logits [B T V] of tokens [B T], and the residual stream [B T D] before and after each layer but
-        the last.
+        """Returns the logits [B T V] of tokens [B T], and the hidden states [B T D].
+
+        There is one state in front of the first layer, and one after each layer but the last.
         """
         import torch
 

@@ -1,11 +1,10 @@
 """Reads and writes safetensors files, memory-mapped.
 
 The format (https://github.com/huggingface/safetensors#format): eight bytes with the length N of the header, little-
-endian; N
-bytes of JSON, name -> {"dtype", "shape", "data_offsets": [begin, end]} with offsets from the end of the header, and an
-optional "__metadata__" of strings; then the data, row-major, without gaps or overlaps to the end of the file. The
-`safetensors` package copies every NumPy array and has no float8 for NumPy, hence this reader. It makes the same checks
-(`Metadata::validate` in safetensors/src/tensor.rs).
+endian; N bytes of JSON, name -> {"dtype", "shape", "data_offsets": [begin, end]} with offsets from the end of the
+header, and an optional "__metadata__" of strings; then the data, row-major, without gaps or overlaps to the end of the
+file. The `safetensors` package copies every NumPy array and has no float8 for NumPy, hence this reader. It makes the
+same checks (`Metadata::validate` in safetensors/src/tensor.rs).
 """
 
 import json

@@ -88,13 +88,10 @@ def open_source(path_or_repo: str | Path, revision: str | None = None) -> Source
     """Opens a directory, a GGUF file, or a hub repository (`owner/name`).
 
     Recognized are Hugging Face's layout (config.json with model.safetensors or pytorch_model.bin, in one file or in
-    shards with an
-    index), then those of Mistral and Meta (params.json with consolidated.safetensors or the model-parallel shards
-    consolidated.NN.pth), safetensors before pickles, and in a directory without any of these a GGUF file or its
-    shards. For Hugging
-    Face's layout only the config is read here. The other layouts state part of it by their tensors, so names, shapes
-    and
-    dtypes are read and checked.
+    shards with an index), then those of Mistral and Meta (params.json with consolidated.safetensors or the
+    model-parallel shards consolidated.NN.pth), safetensors before pickles, and in a directory without any of these a
+    GGUF file or its shards. For Hugging Face's layout only the config is read here. The other layouts state part of it
+    by their tensors, so names, shapes and dtypes are read and checked.
 
     Raises:
       InputError: it is not a complete checkpoint; one line that names the culprit.

@@ -76,10 +76,8 @@ def verify(source: str | Path, revision: str | None = None, *, layers: bool = Fa
     """Converts a checkpoint and compares it with PyTorch in float64 and float32.
 
     Compares the logits of a batch of random tokens, and the greedy tokens of a ragged batch. With `layers` also the
-    residual stream
-    before and after each layer but the last. Both sides run on the CPU: other devices may round float32 products.
-    The converted
-    checkpoint is exported, and compared with the source.
+    residual stream before and after each layer but the last. Both sides run on the CPU: other devices may round float32
+    products. The converted checkpoint is exported, and compared with the source.
 
     Raises:
       InputError: the source cannot be converted, or PyTorch is not installed.

@@ -114,10 +114,10 @@ def read_config(path: Path) -> Any:
     Raises:
       InputError: the config cannot be read, or is not that of a model.
     """
-    part = from_json(_read_json(path / "config.json"))
-    if not isinstance(part, ModelConfig):
+    config = from_json(_read_json(path / "config.json"))
+    if not isinstance(config, ModelConfig):
         raise InputError(f"{path / 'config.json'}: not the config of a model")
-    return part
+    return config
 
 
 def restore(path: Path, mesh: Mesh | None = None, dtype: Any = None, offload: bool = False) -> Decoder:
@@ -151,8 +151,7 @@ def damaged(path: Path) -> list[str]:
     """Returns the names of the tensors and files of a checkpoint that do not match their checksums.
 
     Files of array data are checked through the tensors that are read from them. If the arrays cannot be opened, the
-    reason
-    is in the list.
+    reason is in the list.
 
     Raises:
       InputError: `path` is not a checkpoint.

@@ -78,10 +78,9 @@ def validate_kernels(
 ) -> dict[str, Any]:
     """Compares every kernel for the present device with the reference, and saves which ones equal it.
 
-    Each kernel runs in a process of its own, which is killed if one comparison takes more than `limit` seconds.
-    `told` is
-    called with the kernel's name, the number of finished comparisons, and their total. If no kernel is written for the
-    device, XLA's is compared and nothing is saved. Returns JSON values.
+    Each kernel runs in a process of its own, which is killed if one comparison takes more than `limit` seconds. `told`
+    is called with the kernel's name, the number of finished comparisons, and their total. If no kernel is written for
+    the device, XLA's is compared and nothing is saved. Returns JSON values.
 
     Raises:
       SubprocessError: no device can be used.

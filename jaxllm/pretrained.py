@@ -19,7 +19,7 @@ from jaxllm.parallel.distributed import broadcast, leader_first, require_same
 from jaxllm.paths import cache_dir
 from jaxllm.planning import Workload, advise, chip_of
 from jaxllm.planning.memory import describe_unsharded, unsharded_weights
-from jaxllm.planning.plan import DEFAULT_CONTEXT
+from jaxllm.planning.plan import default_context
 from jaxllm.sharding import make_mesh
 from jaxllm.text import Tokenizer, has_tokenizer, load_tokenizer
 from jaxllm.version import __version__
@@ -43,8 +43,8 @@ def load(
       dtype: dtype to compute in; by default the checkpoint's. float64 needs JAX's 64-bit mode.
       quantize: not supported yet.
       revision: revision of a hub repository.
-      offload: keep the layers in host memory and prefetch each one before it is used. This is slow, but any size
-        fits. Such a model has no reverse-mode gradients.
+      offload: keep the layers in host memory and prefetch each one before it is used. This is slow, but any size fits.
+        Such a model has no reverse-mode gradients.
 
     Returns:
       The model, and its tokenizer or None if the checkpoint has none.
@@ -109,9 +109,7 @@ def _advised_axis_sizes(native: Path, dtype: Any) -> dict[str, int]:
     config = checkpoint.read_config(native)
     stored = str(checkpoint.float_dtype(dtype or checkpoint.read_manifest(native)["dtype"]))
     chip = chip_of(jax.local_devices()[0])
-    work = Workload(
-        config, stored, 1, min(DEFAULT_CONTEXT, config.max_position_embeddings), chip.memory, chip.bandwidth
-    )
+    work = Workload(config, stored, 1, default_context(config), chip.memory, chip.bandwidth)
     advice = advise(work, len(jax.devices()))
     if not advice.fits:
         raise InputError(f"{native.name}: {advice.reason}")

@@ -32,6 +32,7 @@ from jaxllm.config import (
 )
 from jaxllm.errors import InputError
 from jaxllm.models.abstract import abstract
+from jaxllm.nn.layer_stack import hidden_states
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.planning import plan
 from jaxllm.planning.chips import chip
@@ -183,7 +184,7 @@ def test_plan(converted):
         devices=4,
         mesh=MeshShape({"tensor": 4, "data": 1, "fsdp": 1, "stage": 1, "expert": 1}),
     )
-    assert planned.layers == sum(stack.num_layers for stack in config.stacks.values())
+    assert planned.layers == config.num_layers
     assert planned.fits
     assert planned.parameters == sum(
         int(np.prod(parameter.shape)) for _, parameter in named_parameters(abstract(config))
@@ -198,7 +199,7 @@ def test_hidden_states_of_each_layer(converted):
     for name, stack in model.stacks.items():
         if name == "decoder_layers":
             continue
-        states = stack.hidden_states(x, context)
+        states = hidden_states(stack, x, context)
         assert len(states) == len(stack) + 1
         last, _ = stack(x, context, stack.no_caches)
         np.testing.assert_allclose(states[-1], last, rtol=0, atol=1e-5 * np.abs(last).max())

@@ -4,17 +4,7 @@ from conversion.architectures.deepseek_v3 import CORRECTION, SHARED, dense_then_
 from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED, NORMS
 from conversion.architectures.qwen2_moe import EXPERTS
 from conversion.architectures.qwen3 import HEAD_NORMS
-from conversion.builders import (
-    FULL,
-    SLIDING,
-    ConfigReader,
-    Sizes,
-    decoder,
-    gated_feed_forward,
-    rms_norm,
-    rotary,
-    windows,
-)
+from conversion.builders import ConfigReader, Sizes, decoder, gated_feed_forward, rms_norm, rotary, windows_from
 from conversion.table import WeightTable
 from jaxllm.config import BlockConfig, DecoderConfig, QKNormConfig
 
@@ -35,13 +25,12 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
     first = reader.take("max_window_layers", 62, (int,))
     fields = {"bias": bias, "output_bias": bias, "qk_norm": QKNormConfig(norm)}
     window = reader.size_or_none("sliding_window", 4096)
-    default = [SLIDING if window and layer >= first else FULL for layer in range(sizes.layers)]
     router = sigmoid_router(reader, None, None, groups=1, kept=1, normalize=False)
     parts = dense_then_mixtures(
         reader, sizes.layers, router, gated_feed_forward(reader, 10944), hidden=1408, shared=None, first=0
     )
     blocks = [
         BlockConfig(sizes.attention(position, window=window, **fields), part, pre_norm=norm)
-        for window, part in zip(windows(reader, sizes.layers, window, default), parts, strict=True)
+        for window, part in zip(windows_from(reader, sizes.layers, window, first), parts, strict=True)
     ]
     return decoder(reader, sizes, blocks, norm, context, vocab_size=152064, eos=None)

@@ -1,17 +1,7 @@
 """Ministral 8B: Mistral with optional alternation of layers with and without a window."""
 
 from conversion.architectures.llama import TABLE
-from conversion.builders import (
-    FULL,
-    SLIDING,
-    ConfigReader,
-    Sizes,
-    decoder,
-    gated_feed_forward,
-    rms_norm,
-    rotary,
-    windows,
-)
+from conversion.builders import ConfigReader, Sizes, decoder, gated_feed_forward, rms_norm, rotary, windows_from
 from jaxllm.config import BlockConfig, DecoderConfig
 
 __all__ = ["TABLE", "from_hf"]
@@ -28,6 +18,6 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
     window = reader.size_or_none("sliding_window", 4096)
     blocks = [
         BlockConfig(sizes.attention(position, window=each), feed_forward, pre_norm=norm)
-        for each in windows(reader, sizes.layers, window, [SLIDING if window else FULL])
+        for each in windows_from(reader, sizes.layers, window, 0)
     ]
     return decoder(reader, sizes, blocks, norm, context, vocab_size=32000, eos=2)

@@ -1,30 +1,20 @@
 """Qwen 1.5, 2 and 2.5: Llama with biases on queries, keys and values, and optional windows in the upper layers."""
 
 from conversion.architectures.llama import TABLE
-from conversion.builders import (
-    FULL,
-    SLIDING,
-    ConfigReader,
-    Sizes,
-    decoder,
-    gated_feed_forward,
-    rms_norm,
-    rotary,
-    windows,
-)
+from conversion.builders import ConfigReader, Sizes, decoder, gated_feed_forward, rms_norm, rotary, windows_from
 from jaxllm.config import BlockConfig, DecoderConfig
 
 __all__ = ["TABLE", "from_hf", "upper_windows"]
 
 
 def upper_windows(reader: ConfigReader, layers: int) -> list[int | None]:
-    """The window of each layer: if used at all, that of the layers from number `max_window_layers` on."""
+    """Returns the window of each layer. By default the layers from number `max_window_layers` on have one, if any."""
     size = reader.size_or_none("sliding_window", 4096)
     first = reader.take("max_window_layers", 28, (int,))
     window = None
     if reader.flag("use_sliding_window", False):
         window = size
-    return windows(reader, layers, window, [SLIDING if window and i >= first else FULL for i in range(layers)])
+    return windows_from(reader, layers, window, first)
 
 
 def from_hf(reader: ConfigReader) -> DecoderConfig:

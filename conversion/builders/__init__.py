@@ -4,7 +4,7 @@ from conversion.builders.activations import ACTIVATIONS
 from conversion.builders.alibi import bloom_slopes, mpt_slopes
 from conversion.builders.decoder import cycle, decoder
 from conversion.builders.feed_forward import gated_feed_forward
-from conversion.builders.layer_types import FULL, SLIDING, full_attention_every, layer_types, windows
+from conversion.builders.layer_types import FULL, SLIDING, full_attention_every, layer_types, windows, windows_from
 from conversion.builders.norm import rms_norm
 from conversion.builders.rotary import mscale_of, rotary, rotary_by_layer_type, temperature
 from conversion.builders.sizes import Sizes
@@ -29,4 +29,5 @@ __all__ = [
     "rotary_by_layer_type",
     "temperature",
     "windows",
+    "windows_from",
 ]

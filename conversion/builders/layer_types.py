@@ -21,6 +21,12 @@ def full_attention_every(layers: int, every: int) -> list[str]:
     return [FULL if (i + 1) % every == 0 else SLIDING for i in range(layers)]
 
 
+def windows_from(reader: ConfigReader, layers: int, window: int | None, first: int) -> list[int | None]:
+    """Returns `windows`; without `layer_types` the layers from number `first` on have the window."""
+    default = [SLIDING if window and layer >= first else FULL for layer in range(layers)]
+    return windows(reader, layers, window, default)
+
+
 def windows(reader: ConfigReader, layers: int, window: int | None, default: Sequence[str]) -> list[int | None]:
     """Returns the window of each layer by `layer_types`; None for full attention, the only type without a window."""
     kinds = layer_types(reader, layers, default, (FULL, SLIDING) if window else (FULL,))

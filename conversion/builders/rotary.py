@@ -77,15 +77,15 @@ def rotary_by_layer_type(
         reader.take("rope_parameters", None, (dict, type(None))) or {}, "config.json: rope_parameters"
     )
     old = {"full_attention": _spelling(reader, "rope_scaling")}
-    parts = {}
+    configs = {}
     contexts = {}
     for kind, theta in defaults.items():
         given = _spelling(nested, kind)
         merged = given | _older(old.get(kind, {}), given, beside=given)
         settings = ConfigReader(merged, f"config.json: rope_parameters: {kind}")
-        parts[kind], contexts[kind] = _rotary(settings, max_length, head_dim, theta, None, False)
+        configs[kind], contexts[kind] = _rotary(settings, max_length, head_dim, theta, None, False)
     nested.finish()
-    return parts, contexts["full_attention"]
+    return configs, contexts["full_attention"]
 
 
 def _rotary(
@@ -94,12 +94,12 @@ def _rotary(
     reader.alias("rope_type", "type")
     theta = float(reader.number("rope_theta", theta))
     fraction = _fraction(reader, fraction)
-    part, context = reader.choice("rope_type", _SCALINGS, "default")(reader, max_length)
+    scaling, context = reader.choice("rope_type", _SCALINGS, "default")(reader, max_length)
     reader.finish()
     dim = None
     if fraction not in (None, 1):
         dim = int(head_dim * fraction)
-    return RotaryConfig(theta, part, dim, interleaved), context
+    return RotaryConfig(theta, scaling, dim, interleaved), context
 
 
 def _fraction(reader: ConfigReader, default: float | None) -> float | None:

@@ -15,8 +15,7 @@ def chunk_shape(shape: Sequence[int], axes: Sequence[str], itemsize: int) -> tup
     """Returns the shape of the chunks of an array with these logical axes. It divides the array's shape: no padding.
 
     Chunks have 0.5 to 8 MB if the array's sizes allow. Large slices along the first axis are never in one chunk, so
-    that
-    stacked experts can be written one at a time.
+    that stacked experts can be written one at a time.
     """
     chunk = list(shape)
 
@@ -39,7 +38,8 @@ def chunk_shape(shape: Sequence[int], axes: Sequence[str], itemsize: int) -> tup
 
 
 def _divisor(n: int) -> int:
-    """Returns the smallest divisor, or 0 if none is small: an array with a prime vocabulary is not cut into single
-    rows.
+    """Returns the smallest divisor from 2 to 63; 0 if there is none.
+
+    An axis without one, such as a vocabulary of prime size, is not divided: its chunks would be single rows.
     """
     return next((k for k in range(2, 64) if n % k == 0), 0)

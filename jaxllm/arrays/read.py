@@ -31,8 +31,7 @@ class RestoreSpec:
     """How to restore a parameter: its shape, dtype and sharding.
 
     It is the stored array of its own name or, if there are `stage_names`, the stored arrays of these names, stacked
-    along a
-    new first axis. None stands for zeros.
+    along a new first axis. None stands for zeros.
     """
 
     shape: tuple[int, ...]

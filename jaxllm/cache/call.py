@@ -56,6 +56,29 @@ class CallContext(NamedTuple):
         """The context of a call that processes rows of the given lengths, int32 [B], from their start."""
         return cls(None, lengths, lengths, encoder)
 
+    @classmethod
+    def appending(
+        cls,
+        stored: jax.Array | None,
+        added: jax.Array,
+        rope_length: jax.Array | None = None,
+        encoder: EncoderOutput | None = None,
+    ) -> Self:
+        """The context of a call that appends tokens to rows.
+
+        Args:
+          stored: length of each row before the call, int32 [B]. None if all rows are empty.
+          added: number of valid tokens of each row, int32 [B].
+          rope_length: length that rotary scaling assumes, int32 [B], if it is longer than the row after the call.
+          encoder: what cross-attention attends to.
+        """
+        lengths = added
+        if stored is not None:
+            lengths = stored + added
+        if rope_length is None:
+            return cls(stored, lengths, lengths, encoder)
+        return cls(stored, lengths, jnp.maximum(lengths, rope_length), encoder)
+
     @property
     def start_positions(self) -> jax.Array:
         """Position of each row's first token, int32 [B]."""

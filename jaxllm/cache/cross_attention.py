@@ -7,7 +7,7 @@ from typing import Self
 import jax
 
 from jaxllm.cache.call import KVView
-from jaxllm.cache.layer_cache import KV_AXES, TIME_AXIS, KVCache, LayerCache, LogicalAxes
+from jaxllm.cache.layer_cache import TIME_AXIS, KVCache, LayerCache, kv_logical_axes
 from jaxllm.cache.quantized_kv import KVArray
 from jaxllm.sharding import constrain
 
@@ -62,4 +62,4 @@ class CrossAttentionCache:
 
     def logical_axes(self) -> Self:
         """Returns the same tree with the `LogicalAxes` of each array."""
-        return jax.tree.map(lambda x: LogicalAxes(KV_AXES[: x.ndim]), self)
+        return kv_logical_axes(self)

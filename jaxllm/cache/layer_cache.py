@@ -21,6 +21,11 @@ class LogicalAxes(tuple):
     """Logical axes of one array. A leaf of a pytree, unlike a plain tuple."""
 
 
+def kv_logical_axes(tree: Any) -> Any:
+    """Returns a tree of keys, values, their scales and lengths with the `LogicalAxes` of each array."""
+    return jax.tree.map(lambda x: LogicalAxes(KV_AXES[: x.ndim]), tree)
+
+
 class LayerCache:
     """Stores the keys [B K S H] and values [B K S V] of one layer. Values that are part of the keys are None."""
 
@@ -58,7 +63,7 @@ class LayerCache:
 
     def logical_axes(self) -> Self:
         """Returns the same tree with the `LogicalAxes` of each array."""
-        return jax.tree.map(lambda x: LogicalAxes(KV_AXES[: x.ndim]), self)
+        return kv_logical_axes(self)
 
     def map_arrays(self, f: Callable[..., jax.Array], *others: Any) -> Self:
         """Returns the cache with `f` applied to each array and to the same arrays of `others`."""

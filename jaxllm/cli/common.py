@@ -129,8 +129,7 @@ def keep_compiled_programs() -> None:
     """Enables JAX's persistent compilation cache, unless the user has set it or this is one of several processes.
 
     Only process 0 writes to that cache. It would skip compilations that processes without its disk perform, and GPUs
-    tune
-    programs jointly.
+    tune programs jointly.
     """
     import jax
 

@@ -9,8 +9,7 @@ examples:
   srun jaxllm generate path/to/model "Dear diary," --distributed --mesh data=2,tensor=8
 
 With --distributed several processes run as one: each gets the same arguments, process 0 reads standard input and
-prints,
-and when one fails all end. If no cluster is detected, give each its number:
+prints, and when one fails all end. If no cluster is detected, give each its number:
   jaxllm generate path/to/model "Dear diary," --distributed --coordinator host0:9876 --num-processes 2 --process-id 0
   jaxllm generate path/to/model "Dear diary," --distributed --coordinator host0:9876 --num-processes 2 --process-id 1
 """

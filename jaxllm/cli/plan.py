@@ -54,11 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxllm.paths import DEMO
     from jaxllm.planning import plan, print_plan
 
-    name, part, dtype = describe(arguments.model or arguments.words or DEMO, arguments.revision)
+    name, config, dtype = describe(arguments.model or arguments.words or DEMO, arguments.revision)
     devices, mesh = _mesh(arguments)
     found = plan(
         name,
-        part,
+        config,
         _chip(arguments),
         devices=devices,
         mesh=mesh,

@@ -60,8 +60,44 @@ class StackConfig:
         return sorted(of_kind, key=lambda scaling: scaling.original_length)
 
 
+class _ModelConfig:
+    """What the configs of all models have. The fields of type `StackConfig` are the layer stacks of the model."""
+
+    max_position_embeddings: int
+
+    def __post_init__(self) -> None:
+        require_positive(self)
+
+    @property
+    def stacks(self) -> Mapping[str, StackConfig]:
+        """The layer stacks, by the name of the model's attribute that holds each."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, StackConfig)}
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers of all stacks."""
+        return sum(stack.num_layers for stack in self.stacks.values())
+
+    @property
+    def blocks(self) -> frozenset[LayerConfig]:
+        """The distinct configs of the layers of all stacks."""
+        return frozenset(block for stack in self.stacks.values() for block in stack)
+
+    @property
+    def max_length(self) -> float:
+        """The longest row that the model can process."""
+        return self.max_position_embeddings
+
+    def split_name(self, name: str) -> tuple[str | None, str]:
+        """Splits the name of a parameter into that of its stack and the rest. The first is None outside the stacks."""
+        stack, _, rest = name.partition(".")
+        if stack in self.stacks:
+            return stack, rest
+        return None, name
+
+
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(_ModelConfig):
     """A causal language model.
 
     Attributes:
@@ -97,14 +133,9 @@ class DecoderConfig:
     eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        require_positive(self)
+        super().__post_init__()
         if self.tie_word_embeddings and self.head_bias:
             raise InputError("config: head_bias is true, but a head that is tied to the embedding has no bias")
-
-    @property
-    def stacks(self) -> Mapping[str, StackConfig]:
-        """The layer stacks, by the name of the model's attribute that holds each."""
-        return {"layers": self.layers}
 
     @property
     def max_length(self) -> float:
@@ -115,7 +146,7 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(_ModelConfig):
     """A bidirectional encoder such as BERT, which returns hidden states.
 
     Attributes:
@@ -136,22 +167,9 @@ class EncoderConfig:
     position: LearnedPositionConfig | None = None
     embed_norm: NormConfig | None = None
 
-    def __post_init__(self) -> None:
-        require_positive(self)
-
-    @property
-    def stacks(self) -> Mapping[str, StackConfig]:
-        """The layer stacks, by the name of the model's attribute that holds each."""
-        return {"layers": self.layers}
-
-    @property
-    def max_length(self) -> float:
-        """The longest row that the model can process."""
-        return self.max_position_embeddings
-
 
 @dataclass(frozen=True)
-class EncoderDecoderConfig:
+class EncoderDecoderConfig(_ModelConfig):
     """An encoder and a decoder that attends to it, such as T5. Both use one embedding.
 
     Attributes:
@@ -173,19 +191,6 @@ class EncoderDecoderConfig:
     decoder_norm: NormConfig | None
     max_position_embeddings: int
     tie_word_embeddings: bool = False
-
-    def __post_init__(self) -> None:
-        require_positive(self)
-
-    @property
-    def stacks(self) -> Mapping[str, StackConfig]:
-        """The layer stacks, by the name of the model's attribute that holds each."""
-        return {"encoder_layers": self.encoder_layers, "decoder_layers": self.decoder_layers}
-
-    @property
-    def max_length(self) -> float:
-        """The longest row that the model can process."""
-        return self.max_position_embeddings
 
 
 ModelConfig = DecoderConfig | EncoderConfig | EncoderDecoderConfig

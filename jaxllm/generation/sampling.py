@@ -1,8 +1,7 @@
 """Sampling: small pure functions from logits to the next token, applied in the order of Transformers.
 
-All take and return logits, float [B V]. A filter sets what it removes to -inf. Settings are arrays, so a program
-does not
-depend on their values; a setting that is None is left out of the program.
+All take and return logits, float [B V]. A filter sets what it removes to -inf. Settings are arrays, so a program does
+not depend on their values; a setting that is None is left out of the program.
 """
 
 from dataclasses import dataclass

@@ -52,8 +52,9 @@ def stream_generate(
     stop: Stop = None,
     **options: Any,
 ) -> Iterator[GenerationResponse]:
-    """Generates a continuation of one prompt (text or token ids) and yields a `GenerationResponse` per token; see
-    `generate`.
+    """Generates a continuation of one prompt, text or token ids, and yields a `GenerationResponse` for each token.
+
+    Options and errors are those of `generate`.
     """
     began = time.perf_counter()
     tokenizer = _require_tokenizer(tokenizer)
@@ -112,9 +113,8 @@ def generate(
 ) -> str | list[str]:
     """Generates a continuation of a prompt, or of each of several prompts in one batch, without the prompt itself.
 
-    Under greedy decoding a prompt gives the same text in a batch as alone. Otherwise each row draws from the seed
-    and its
-    index.
+    Under greedy decoding a prompt gives the same text in a batch as alone. Otherwise each row draws from the seed and
+    its index.
 
     Args:
       model: the model.
@@ -125,8 +125,7 @@ def generate(
 
     Raises:
       InputError: a prompt is empty or as long as the model's maximum length, an option is invalid, or the
-        `prompt_cache`
-        belongs to another model.
+        `prompt_cache` belongs to another model.
     """
     if isinstance(prompts, str) or not isinstance(prompts, Iterable):
         texts = [prompts]

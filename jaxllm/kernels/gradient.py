@@ -31,7 +31,7 @@ def attention_gradient(
       NotImplementedError: keys and values are quantized.
     """
     if inputs.key_scale is not None:
-        raise NotImplementedError("no gradient goes through a quantised cache")
+        raise NotImplementedError("keys and values: quantized, which have no gradient; use a cache of floats")
     keys = KeyBlocks.of(inputs, spec, blocks.keys)
     dtype = accumulation_dtype(inputs)
     length = inputs.query.shape[1]

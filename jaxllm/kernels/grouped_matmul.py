@@ -9,14 +9,12 @@ LARGEST_BLOCK = 256  # rows that share one read of a weight
 
 
 def grouped_matmul(x: jax.Array, weight: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Multiplies the first `sizes[0]` rows of x [M D] by weight[0]^T [F D], the next `sizes[1]` by weight[1]^T, and so
-    on.
+    """Multiplies each row of x [M D] by the weight [F D] of its group, and returns [M F] in float32 or wider.
 
-    The sizes [E] sum to at most M; further rows of the result [M F] are undefined. Products are accumulated and
-    returned in
-    float32 or wider. JAX's ragged matmul multiplies every row by every weight on CPUs; there, blocks of rows are
-    multiplied
-    one by one instead.
+    The rows are sorted by group: the first `sizes[0]` belong to group 0, the next `sizes[1]` to group 1, and so on. The
+    sizes [E] sum to at most M; results of further rows are undefined. Products are accumulated in float32 or wider.
+    JAX's ragged matmul multiplies every row by every weight on CPUs; there, blocks of rows are multiplied one by one
+    instead.
     """
     return jax.lax.platform_dependent(x, weight, sizes, tpu=_ragged, cuda=_ragged, rocm=_ragged, default=blocked_matmul)
 

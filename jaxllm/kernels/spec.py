@@ -121,9 +121,8 @@ def attention_mask(
 def kv_range(spec: AttentionSpec, position: jax.Array, length: Any) -> tuple[jax.Array, jax.Array]:
     """Returns the first key that queries at positions [...] attend to, and the one after the last, int32 [...].
 
-    This is `attention_mask` as a range. Neither bound decreases with the position; the range is empty if the first
-    is not
-    smaller. Both are computed from the position: inside a kernel they then have its layout.
+    This is `attention_mask` as a range. Neither bound decreases with the position; the range is empty if the first is
+    not smaller. Both are computed from the position: inside a kernel they then have its layout.
     """
     first = jnp.zeros_like(position)
     end = jnp.minimum(position + (1 if spec.causal else _FAR), length)

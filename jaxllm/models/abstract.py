@@ -38,7 +38,7 @@ def abstract(config: ModelConfig, dtype: Any = jnp.float32, mesh: Any = None, of
     for name, parameter in named_parameters(model):
         stored_name = next(filter(None, model.stage_names(name) or (name,)))
         sharding = named_sharding(stored_name, parameter.axes, parameter.shape, mesh)
-        if offload and name.split(".", 1)[0] in config.stacks:
+        if offload and config.split_name(name)[0] is not None:
             sharding = sharding.with_memory_kind("pinned_host")
         shapes[name] = jax.ShapeDtypeStruct(parameter.shape, parameter.dtype, sharding=sharding)
     return replace_parameters(model, shapes)

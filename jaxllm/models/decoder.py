@@ -11,9 +11,9 @@ from jaxllm.config import DecoderConfig
 from jaxllm.kernels.spec import softcap
 from jaxllm.models.model import Model, build_stack, check_positions, check_tokens
 from jaxllm.nn.embedding import Embedding
-from jaxllm.nn.layer_stack import recompute_longrope
+from jaxllm.nn.layer_stack import hidden_states, recompute_longrope
 from jaxllm.nn.linear import Linear
-from jaxllm.nn.norm import embed_axes
+from jaxllm.nn.norm import apply_norm, embed_axes
 from jaxllm.nn.parameter import ParameterFactory, build
 from jaxllm.sharding import constrain
 
@@ -82,11 +82,10 @@ class Decoder(Model):
         if cache is None:
             check_positions(self.config, tokens.shape[1])
             cache = Cache(self.layers.no_caches)
-        call = _call_context(cache, added, rope_length)
+        call = CallContext.appending(cache.lengths, added, rope_length)
         layers = recompute_longrope(self.layers, self.embed, self.config.layers.longrope_original_lengths, cache, call)
         x, layers = self.layers(self.embed(tokens, call), call, layers)
-        if self.norm is not None:
-            x = self.norm(x)
+        x = apply_norm(self.norm, x)
         token_cache = cache.tokens
         if token_cache is not None:
             token_cache = token_cache.append(call, tokens.astype(jnp.int32))
@@ -96,7 +95,7 @@ class Decoder(Model):
         """Returns the residual stream [B T D] in front of the first layer and after each layer."""
         tokens, lengths = check_tokens(tokens, lengths)
         call = CallContext.whole_rows(lengths)
-        return self.layers.hidden_states(self.embed(tokens, call), call)
+        return hidden_states(self.layers, self.embed(tokens, call), call)
 
     def embed(self, tokens: jax.Array, call: CallContext) -> jax.Array:
         """Returns the input of the first layer [B T D]."""
@@ -105,8 +104,7 @@ class Decoder(Model):
             x = x * jnp.asarray(self.config.embed_scale, x.dtype)  # rounded to the dtype first, as in PyTorch
         if self.project_in is not None:
             x = self.project_in(x)
-        if self.embed_norm is not None:
-            x = self.embed_norm(x)
+        x = apply_norm(self.embed_norm, x)
         if self.position is not None:
             x = x + self.position(call.positions(tokens.shape[1]))
         return constrain(x, "batch", "time", "features")
@@ -131,8 +129,8 @@ class Decoder(Model):
         Args:
           batch: number of rows.
           capacity: length of the longest row.
-          dtype: dtype of keys and values, the model's by default. Eight bits (`jaxllm.cache.quantized_kv.DTYPES`)
-            are stored with one scale for each vector.
+          dtype: dtype of keys and values, the model's by default. Eight bits (`jaxllm.cache.quantized_kv.DTYPES`) are
+            stored with one scale for each vector.
         """
         return self.empty_cache(CacheSpec(batch, capacity, self.dtype if dtype is None else dtype))
 
@@ -143,13 +141,3 @@ class Decoder(Model):
         if self.config.layers.longrope_original_lengths:
             tokens = TokenCache(jnp.zeros((spec.batch, spec.capacity), jnp.int32), jnp.zeros(spec.batch, jnp.int32))
         return Cache(layers, None, tokens)
-
-
-def _call_context(cache: Cache, added: jax.Array, rope_length: jax.Array | None) -> CallContext:
-    """Returns the context of a call that appends `added` [B] tokens to the rows of a cache."""
-    lengths = added
-    if cache.lengths is not None:
-        lengths = cache.lengths + added
-    if rope_length is None:
-        return CallContext(cache.lengths, lengths, lengths)
-    return CallContext(cache.lengths, lengths, jnp.maximum(lengths, rope_length))

@@ -10,7 +10,7 @@ from jaxllm.cache import CallContext
 from jaxllm.config import EncoderConfig
 from jaxllm.models.model import Model, build_stack, check_positions, check_tokens
 from jaxllm.nn.embedding import Embedding
-from jaxllm.nn.norm import embed_axes
+from jaxllm.nn.norm import apply_norm, embed_axes
 from jaxllm.nn.parameter import ParameterFactory, build
 from jaxllm.sharding import constrain
 
@@ -49,15 +49,11 @@ class Encoder(Model):
         check_positions(self.config, tokens.shape[1])
         call = CallContext.whole_rows(lengths)
         x, _ = self.layers(self.embed(tokens, call), call, self.layers.no_caches)
-        if self.norm is not None:
-            x = self.norm(x)
-        return x
+        return apply_norm(self.norm, x)
 
     def embed(self, tokens: jax.Array, call: CallContext) -> jax.Array:
         """Returns the input of the first layer [B T D]."""
         x = self.embedding(tokens)
         if self.position is not None:
             x = x + self.position(call.positions(tokens.shape[1]))
-        if self.embed_norm is not None:
-            x = self.embed_norm(x)
-        return constrain(x, "batch", "time", "features")
+        return constrain(apply_norm(self.embed_norm, x), "batch", "time", "features")

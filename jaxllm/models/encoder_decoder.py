@@ -11,7 +11,7 @@ from jaxllm.config import EncoderDecoderConfig
 from jaxllm.models.model import Model, build_stack, check_tokens
 from jaxllm.nn.embedding import Embedding
 from jaxllm.nn.linear import Linear
-from jaxllm.nn.norm import embed_axes
+from jaxllm.nn.norm import apply_norm, embed_axes
 from jaxllm.nn.parameter import ParameterFactory, build
 from jaxllm.sharding import constrain
 
@@ -72,9 +72,7 @@ class EncoderDecoder(Model):
         tokens, lengths = check_tokens(tokens, lengths)
         call = CallContext.whole_rows(lengths)
         x, _ = self.encoder_layers(self._embed(tokens), call, self.encoder_layers.no_caches)
-        if self.encoder_norm is not None:
-            x = self.encoder_norm(x)
-        return EncoderOutput(x, lengths)
+        return EncoderOutput(apply_norm(self.encoder_norm, x), lengths)
 
     def decode(
         self,
@@ -95,14 +93,9 @@ class EncoderDecoder(Model):
         tokens, added = check_tokens(tokens, lengths)
         if cache is None:
             cache = Cache(self.decoder_layers.no_caches)
-        ends = added
-        if cache.lengths is not None:
-            ends = cache.lengths + added
-        call = CallContext(cache.lengths, ends, ends, encoder)
+        call = CallContext.appending(cache.lengths, added, encoder=encoder)
         x, layers = self.decoder_layers(self._embed(tokens), call, cache.layers)
-        if self.decoder_norm is not None:
-            x = self.decoder_norm(x)
-        return x, Cache(layers, ends)
+        return apply_norm(self.decoder_norm, x), Cache(layers, call.lengths)
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Returns the logits [... V] of normalized hidden states [... D], in float32 or wider."""

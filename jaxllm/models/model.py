@@ -44,12 +44,13 @@ class Model(nnx.Module):
 
         Returns None for a parameter that is stored under its own name. A stage without such a layer has None.
         """
-        for stack_name, stack in self.stacks.items():
-            prefix = f"{stack_name}."
-            if name.startswith(prefix):
-                names = stack.layer_names(name.removeprefix(prefix))
-                return names and tuple(layer and prefix + layer for layer in names)
-        return None
+        stack, rest = self.config.split_name(name)
+        if stack is None:
+            return None
+        names = self.stacks[stack].layer_names(rest)
+        if names is None:
+            return None
+        return tuple(None if layer is None else f"{stack}.{layer}" for layer in names)
 
 
 def build_stack(init: ParameterFactory, config: StackConfig, dim: int, mesh: Any) -> LayerStack | Pipeline:

@@ -12,7 +12,7 @@ from jaxllm.config import ALiBiConfig, AttentionConfig
 from jaxllm.kernels.attention import attention
 from jaxllm.kernels.spec import AttentionOutput, AttentionSpec
 from jaxllm.nn.linear import Linear
-from jaxllm.nn.norm import build_qk_norm
+from jaxllm.nn.norm import apply_norm, build_qk_norm
 from jaxllm.nn.parameter import ParameterFactory, build, register_module
 from jaxllm.sharding import constrain, kv_head_replicas
 
@@ -59,17 +59,13 @@ class AttentionProjections(nnx.Module):
     def _project_query(self, x: jax.Array) -> jax.Array:
         """Returns the query [B T N H] of x [B T D], clipped and normalized, before positions."""
         query = self._clip(constrain(self.query(x), *QUERY_AXES))
-        if self.query_norm is not None:
-            query = self.query_norm(query)
-        return query
+        return apply_norm(self.query_norm, query)
 
     def _project_kv(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the key and value [B T K H] of x [B T D], clipped and normalized, before positions."""
         key = self._clip(constrain(self.key(x), *KV_CALL_AXES))
         value = self._clip(constrain(self.value(x), *KV_CALL_AXES))
-        if self.key_norm is not None:
-            key = self.key_norm(key)
-        return key, value
+        return apply_norm(self.key_norm, key), value
 
     def _clip(self, x: jax.Array) -> jax.Array:
         if self.config.clip is None:

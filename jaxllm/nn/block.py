@@ -8,7 +8,7 @@ from flax import nnx
 from jaxllm.cache import CacheSpec, CallContext, CrossAttentionCache, LayerCache
 from jaxllm.config import BlockConfig, CrossAttentionBlockConfig, NormConfig, ParallelBlockConfig
 from jaxllm.nn.cross_attention import CrossAttention
-from jaxllm.nn.norm import embed_axes
+from jaxllm.nn.norm import apply_norm, embed_axes
 from jaxllm.nn.parameter import ParameterFactory, build, register_module
 from jaxllm.sharding import constrain
 
@@ -30,17 +30,17 @@ class ResidualBranches(nnx.Module):
     def _self_attention(
         self, x: jax.Array, call: CallContext, cache: LayerCache | None
     ) -> tuple[jax.Array, LayerCache | None]:
-        branch, cache = self.attention(_apply(self.attention_norm, x), call, cache)
+        branch, cache = self.attention(apply_norm(self.attention_norm, x), call, cache)
         return self._add(x, branch, self.attention_output_norm, self.attention_post_norm), cache
 
     def _feed_forward(self, x: jax.Array) -> jax.Array:
-        branch = self.feed_forward(_apply(self.feed_forward_norm, x))
+        branch = self.feed_forward(apply_norm(self.feed_forward_norm, x))
         return self._add(x, branch, self.feed_forward_output_norm, self.feed_forward_post_norm)
 
     def _add(self, x: jax.Array, branch: jax.Array, output_norm: Any, post_norm: Any) -> jax.Array:
         """Adds a branch's output [B T D] to the residual stream [B T D]."""
-        x = x + _apply(output_norm, branch) * self.residual_scale
-        return constrain(_apply(post_norm, x), "batch", "time", "features")
+        x = x + apply_norm(output_norm, branch) * self.residual_scale
+        return constrain(apply_norm(post_norm, x), "batch", "time", "features")
 
 
 @register_module(BlockConfig)
@@ -75,13 +75,12 @@ class CrossAttentionBlock(ResidualBranches):
     ) -> tuple[jax.Array, CrossAttentionCache | None]:
         """Returns the residual stream [B T D] after this layer, and the layer's updated caches."""
         self_cache = None
-        if cache is not None:
-            self_cache = cache.self_attention
         cross_cache = None
         if cache is not None:
+            self_cache = cache.self_attention
             cross_cache = cache.cross_attention
         x, self_cache = self._self_attention(x, call, self_cache)
-        branch, cross_cache = self.cross_attention(_apply(self.cross_attention_norm, x), call, cross_cache)
+        branch, cross_cache = self.cross_attention(apply_norm(self.cross_attention_norm, x), call, cross_cache)
         x = self._add(x, branch, self.cross_attention_output_norm, self.cross_attention_post_norm)
         if self_cache is not None and cross_cache is not None:
             cache = CrossAttentionCache(self_cache, cross_cache)
@@ -120,9 +119,3 @@ class ParallelBlock(nnx.Module):
 def _norm(init: ParameterFactory, config: NormConfig | None, dim: int) -> Any:
     """Builds a norm of the residual stream, if there is one."""
     return build(init, config, embed_axes(dim))
-
-
-def _apply(norm: Any, x: jax.Array) -> jax.Array:
-    if norm is None:
-        return x
-    return norm(x)

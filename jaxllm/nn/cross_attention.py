@@ -10,8 +10,8 @@ from jaxllm.nn.attention import AttentionProjections
 class CrossAttention(AttentionProjections):
     """Attention whose keys and values are projected from the encoder's output (Vaswani et al. 2017).
 
-    The first call of a row gets the encoder's output and stores its keys and values in the cache; later calls read
-    the cache.
+    The first call of a row gets the encoder's output and stores its keys and values in the cache; later calls read the
+    cache.
     """
 
     def __call__(

@@ -16,7 +16,6 @@ from jaxllm.sharding import gather, gathered_spec, mesh_axes_of, partition
 # Applies layer number i to the residual stream [B T D]; returns the stream and the layer's updated cache.
 ApplyLayer = Callable[[int, Any, jax.Array, Any], tuple[jax.Array, Any]]
 
-
 RECOMPUTE_BLOCK = 512  # tokens that LongRoPE's second pass processes at a time
 
 
@@ -34,14 +33,6 @@ class LayerStack(nnx.List):
     def __call__(self, x: jax.Array, call: CallContext, caches: LayerCaches) -> tuple[jax.Array, LayerCaches]:
         """Returns the residual stream [B T D] after the last layer, and the updated caches."""
         return run_layers(self, x, caches, lambda _, layer, x, cache: layer(x, call, cache))
-
-    def hidden_states(self, x: jax.Array, call: CallContext) -> list[jax.Array]:
-        """Returns the residual stream [B T D] in front of the first layer and after each layer."""
-        states = [x]
-        for layer in self:
-            x, _ = layer(x, call)
-            states.append(x)
-        return states
 
     def new_caches(self, spec: CacheSpec) -> LayerCaches:
         """Creates the empty caches of all layers."""
@@ -62,6 +53,15 @@ class LayerStack(nnx.List):
     def layer_names(self, name: str) -> None:
         """Returns None: every parameter is stored under its own name."""
         return
+
+
+def hidden_states(stack: Any, x: jax.Array, call: CallContext) -> list[jax.Array]:
+    """Returns the residual stream [B T D] in front of the first layer of a stack and after each of its layers."""
+    states = [x]
+    for index in range(len(stack)):
+        x, _ = stack[index](x, call)
+        states.append(x)
+    return states
 
 
 def cache_specs(caches: Any, mesh: Any, stages: int = 1) -> Any:

@@ -65,6 +65,13 @@ class LayerNorm(nnx.Module):
         return y.astype(x.dtype)
 
 
+def apply_norm(norm: Any, x: jax.Array) -> jax.Array:
+    """Returns x, normalized unless the norm is None."""
+    if norm is None:
+        return x
+    return norm(x)
+
+
 def build_qk_norm(init: ParameterFactory, config: QKNormConfig | None, heads: Axes, head: Axes) -> Any:
     """Builds the norm of queries or keys [... N H]; None if the config is None."""
     if config is None:

@@ -40,9 +40,8 @@ def job(
 ) -> Iterator[None]:
     """Makes this process part of a job. Must be called before JAX is used, and lasts until the program ends.
 
-    Process 0 prints for all; the output of the others is discarded. When one process fails, all end. When one is
-    gone, each
-    of the others says so and exits with code 1.
+    Process 0 prints for all; the output of the others is discarded. When one process fails, all end. When one is gone,
+    each of the others says so and exits with code 1.
 
     Args:
       coordinator: HOST:PORT on which process 0 listens. JAX detects it, like the next two, under SLURM, Open MPI,
@@ -101,9 +100,7 @@ def require_same(what: str, facts: Mapping[str, Any]) -> None:
 
 
 def leader_first(work: Callable[[], T]) -> T:
-    """Runs work that leaves files behind: on process 0 first, then on the first process of every other host, then
-    elsewhere.
-    """
+    """Runs work that writes files on process 0 first, then on the first process of every other host, then elsewhere."""
     if not jax.distributed.is_initialized():
         return work()
     store = _store()

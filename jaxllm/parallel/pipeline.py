@@ -19,7 +19,7 @@ from jaxllm.cache import CacheSpec, CallContext, LayerCaches
 from jaxllm.config import StackConfig
 from jaxllm.nn.layer_stack import cache_specs, run_layers
 from jaxllm.nn.parameter import ParameterFactory, build, is_parameter, named_parameters
-from jaxllm.parallel.stage_assignment import assign_stages
+from jaxllm.parallel.stage_assignment import assign_stages, first_layer
 from jaxllm.sharding import shard_count
 
 MICROBATCH_TOKENS = 256  # a smaller microbatch does not pay for reading the weights once more
@@ -36,8 +36,7 @@ class Pipeline(nnx.Module):
         self.stages = mesh.shape["stage"]
         self.assignment = assign_stages(self.configs, [layer_kind(layer, dim) for layer in self.configs], self.stages)
         stacked = replace(init, leading_axes=(("stage", self.stages),))
-        first_layers = [next(layer for layer in slot if layer is not None) for slot in self.assignment]
-        self.slots = nnx.List([build(stacked, self.configs[layer], dim) for layer in first_layers])
+        self.slots = nnx.List([build(stacked, self.configs[first_layer(slot)], dim) for slot in self.assignment])
 
     def __len__(self) -> int:
         """Number of layers."""
@@ -65,14 +64,6 @@ class Pipeline(nnx.Module):
         out, caches = program(self.slots, wide, call, caches)
         return out.astype(x.dtype), caches
 
-    def hidden_states(self, x: jax.Array, call: CallContext) -> list[jax.Array]:
-        """Returns the residual stream [B T D] in front of the first layer and after each layer."""
-        states = [x]
-        for layer in range(len(self)):
-            x, _ = self[layer](x, call)
-            states.append(x)
-        return states
-
     def new_caches(self, spec: CacheSpec) -> LayerCaches:
         """Creates the empty caches [stages * B ...]: the rows of each stage follow those of the previous one."""
 
@@ -93,8 +84,7 @@ class Pipeline(nnx.Module):
         """The inverse of `unstack_caches`. A stage without a layer in a slot gets zeros."""
         stacked = []
         for layers in self.assignment:
-            example = next(caches[layer] for layer in layers if layer is not None)
-            zeros = jax.tree.map(np.zeros_like, example)
+            zeros = jax.tree.map(np.zeros_like, caches[first_layer(layers)])
             by_stage = [zeros if layer is None else caches[layer] for layer in layers]
             stacked.append(jax.tree.map(lambda *x: np.concatenate(x), *by_stage))
         return tuple(stacked)

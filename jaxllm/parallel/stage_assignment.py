@@ -2,15 +2,19 @@
 
 from collections.abc import Hashable, Sequence
 
-Slot = tuple[int | None, ...]
+Slot = tuple[int | None, ...]  # the layer of each stage, or None
+
+
+def first_layer(slot: Slot) -> int:
+    """Returns the first layer of a slot."""
+    return next(layer for layer in slot if layer is not None)
 
 
 def assign_stages(configs: Sequence[Hashable], weights: Sequence[Hashable], stages: int) -> tuple[Slot, ...]:
     """Returns the slots of a stack's layers, given the config of each layer and what layers of one slot must share.
 
-    All layers of a slot have the same config. If that takes over an eighth more slots than sharing weights alone,
-    they have
-    the same weights only; stages then branch in that slot, and each tick copies its cache.
+    All layers of a slot have the same config. If that takes over an eighth more slots than sharing weights alone, they
+    have the same weights only; stages then branch in that slot, and each tick copies its cache.
     """
     same = slots(configs, stages)
     alike = slots(weights, stages)
@@ -22,9 +26,8 @@ def assign_stages(configs: Sequence[Hashable], weights: Sequence[Hashable], stag
 def slots(kinds: Sequence[Hashable], stages: int) -> tuple[Slot, ...]:
     """Returns for every slot the layer that each stage has there, or None.
 
-    Stages have equally many layers; the first ones have one more if the number does not divide. All stages go
-    through the
-    same slots, and all layers of a slot are of one kind. The list of slots is the shortest that achieves this.
+    Stages have equally many layers; the first ones have one more if the number does not divide. All stages go through
+    the same slots, and all layers of a slot are of one kind. The list of slots is the shortest that achieves this.
     """
     short, longer = divmod(len(kinds), stages)
     merged: list[Slot] = []
@@ -37,7 +40,7 @@ def slots(kinds: Sequence[Hashable], stages: int) -> tuple[Slot, ...]:
 
 def _merge(kinds: Sequence[Hashable], merged: list[Slot], layers: Sequence[int], stage: int) -> list[Slot]:
     """Adds a stage to the slots of the previous ones: the shortest common supersequence of their kinds."""
-    of = [next(kinds[layer] for layer in slot if layer is not None) for slot in merged]
+    of = [kinds[first_layer(slot)] for slot in merged]
     longest = _longest_common(of, [kinds[layer] for layer in layers])
     result = []
     i = 0

@@ -49,8 +49,9 @@ class Watchdog:
                 file.flush()
 
     def fail(self, error: BaseException) -> None:
-        """Ends the job after an error in this process. Process 0 returns to report it; another process waits for its
-        end.
+        """Ends the job after an error in this process.
+
+        Process 0 returns, to report the error. Another process waits for process 0 to end.
         """
         code = next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1)
         if self._process:
@@ -140,10 +141,10 @@ def host_of(address: str) -> str:
 
 
 def own_streams() -> TextIO:
-    """Reserves stdout and stderr for Python, and returns stderr. Output of C++ code goes to a file that an abort
-    prints.
+    """Reserves stdout and stderr for Python, and returns stderr.
 
-    Gloo prints a greeting on stdout, and JAX prints a long log when a process is gone.
+    The output of C++ code goes to a file, which is printed if the process aborts. Gloo prints a
+    greeting on stdout, and JAX prints a long log when a process is gone.
     """
     log = tempfile.TemporaryFile()  # noqa: SIM115
     for number, name in ((1, "stdout"), (2, "stderr")):

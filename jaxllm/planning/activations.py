@@ -35,10 +35,8 @@ def activation_bytes(
     T is the number of tokens that `generate` processes at a time, at most `PREFILL_CHUNK`.
 
     In a dtype of w bytes, the estimate is the larger of 12 B V (the last position's logits and their softmax in
-    float32)
-    and the sum of the residual stream, w B T D, of two layers of weights if `fsdp` splits them or they are
-    offloaded, and
-    of the largest of
+    float32) and the sum of the residual stream, w B T D, of two layers of weights if `fsdp` splits them or they are
+    offloaded, and of the largest of
 
     - attention: queries and outputs, 2 w B T N H, and one block of scores (`jaxllm.kernels.blockwise`) as float32
     products
@@ -47,11 +45,9 @@ def activation_bytes(
     - a feed-forward network: its input, w B T D, and gate and up in float32, 8 B T F;
     - a mixture of experts: that for the k experts of every token, and the rows of their results, 4 B T k D.
 
-    A pipeline has a microbatch for B. It also holds its input and output, 2 w B T D, and two microbatches in
-    transit. Before
-    its loop, the TPU compiler copies the output projections of all attention layers to another layout if T > 1: they
-    are
-    counted twice.
+    A pipeline has a microbatch for B. It also holds its input and output, 2 w B T D, and two microbatches in transit.
+    Before its loop, the TPU compiler copies the output projections of all attention layers to another layout if T > 1:
+    they are counted twice.
 
     Every axis counts as one device's shard of it. Padding of experts' rows to blocks, on CPUs, is not counted.
     """
@@ -67,9 +63,8 @@ def activation_bytes(
         return math.prod(local_shape("activation", tuple(axes), tuple(axes.values()), mesh))
 
     stream = width * shard_size(features=config.embed_dim)
-    blocks = {block for stack in config.stacks.values() for block in stack}
-    attention = max(_attention(block.attention, shard_size, time, capacity, width) for block in blocks)
-    network = max(_feed_forward(block.feed_forward, shard_size, stream, config.embed_dim) for block in blocks)
+    attention = max(_attention(block.attention, shard_size, time, capacity, width) for block in config.blocks)
+    network = max(_feed_forward(block.feed_forward, shard_size, stream, config.embed_dim) for block in config.blocks)
     logits = 3 * WIDE * count * shard_size(time=1, vocab=config.vocab_size)
     held = stream + max(attention, network) + _prefetched_bytes(config, stored, mesh, offload)
     if stages > 1:

@@ -37,12 +37,10 @@ class _Candidate(NamedTuple):
 def advise(work: Workload, devices: int) -> Advice:
     """Returns the mesh of a number of devices that decodes fastest, among those on which the model fits.
 
-    All factorizations over the axes are tried. A pipeline is used only if nothing fits without one, and `fsdp` only
-    if no
-    pipeline fits either: for one request both mean waiting for other devices. The remaining meshes are compared by
+    All factorizations over the axes are tried. A pipeline is used only if nothing fits without one, and `fsdp` only if
+    no pipeline fits either: for one request both mean waiting for other devices. The remaining meshes are compared by
     `predicted_seconds`. Among those within 5 %, the one with the largest `tensor`, then `expert`, then `data` is
-    chosen. If
-    the model fits on none, the mesh that needs the least memory is returned.
+    chosen. If the model fits on none, the mesh that needs the least memory is returned.
     """
     tried = list(meshes(work.config, devices))
     candidates = [candidate for mesh in tried if (candidate := _candidate(work, mesh))]
@@ -60,14 +58,11 @@ def advise(work: Workload, devices: int) -> Advice:
 
 
 def meshes(config: DecoderConfig, devices: int) -> Iterator[MeshShape]:
-    """Yields all factorizations of a number of devices over the axes in order of preference; `expert` for mixtures
-    only.
+    """Yields all factorizations of a number of devices over the mesh axes, in order of preference.
+
+    Only models with a mixture of experts use the axis `expert`.
     """
-    mixed = any(
-        isinstance(block.feed_forward, MixtureOfExpertsConfig)
-        for stack in config.stacks.values()
-        for block in stack.blocks
-    )
+    mixed = any(isinstance(block.feed_forward, MixtureOfExpertsConfig) for block in config.blocks)
     for tensor in _divisors(devices):
         for expert in _divisors(devices // tensor) if mixed else (1,):
             for data in _divisors(devices // tensor // expert):

@@ -72,18 +72,15 @@ def plan(
     """Plans a model on a number of devices; nothing is loaded.
 
     Weights and cache follow the rules of `jaxllm.sharding`; the cache has the capacity that generation gives it (the
-    next
-    bucket of lengths). Activations are estimated (`activation_bytes`) for prompts that fill the context. Tokens/s
-    are those
-    of all rows if only memory bandwidth limits them (`decode_seconds`).
+    next bucket of lengths). Activations are estimated (`activation_bytes`) for prompts that fill the context. Tokens/s
+    are those of all rows if only memory bandwidth limits them (`decode_seconds`).
 
     Raises:
       InputError: the model cannot be split over the mesh, or a number is invalid.
     """
     if context is None:
-        context = min(DEFAULT_CONTEXT, config.max_position_embeddings)
-    else:
-        context = whole_number("context", context, min_value=1)
+        context = default_context(config)
+    context = whole_number("context", context, min_value=1)
     capacity = bucket(context, least=64)
     work = Workload(config, dtype, whole_number("batch", batch, min_value=1), capacity, chip.memory, chip.bandwidth)
     advice = advise(work, whole_number("devices", devices, min_value=1, max_value=1 << 20))
@@ -94,7 +91,7 @@ def plan(
         model=model,
         parameters=parameter_count(config),
         active_parameters=active_count(config),
-        layers=sum(stack.num_layers for stack in config.stacks.values()),
+        layers=config.num_layers,
         embed_dim=config.embed_dim,
         vocab_size=config.vocab_size,
         devices=devices,
@@ -112,6 +109,11 @@ def plan(
         advice=advice.reason,
         notes=tuple(_notes(config, chip, chosen, context, own)),
     )
+
+
+def default_context(config: DecoderConfig) -> int:
+    """Returns the number of tokens that a model is planned for by default."""
+    return min(DEFAULT_CONTEXT, config.max_position_embeddings)
 
 
 def _dtype_plan(work: Workload, mesh: MeshShape) -> DtypePlan:

@@ -19,17 +19,17 @@ def decode_seconds(work: Workload, mesh: MeshShape) -> float:
     """Returns the least time of a decode step for all rows: bytes read divided by bandwidth.
 
     A device reads all of its weights except lookup tables, the experts that its rows are routed to (see
-    `_fraction_read`),
-    and the cache. The stages of a pipeline run one after another. Layers that `fsdp` splits are read whole.
+    `_fraction_read`), and the cache. The stages of a pipeline run one after another. Layers that `fsdp` splits are read
+    whole.
     """
-    part = work.config
+    config = work.config
     stages = mesh.shape["stage"]
     whole = MeshShape({**mesh.shape, "fsdp": 1})
     rows = math.ceil(work.batch / (mesh.shape["data"] * mesh.shape["fsdp"]))
-    read = stages * cache_bytes(part, work.stored, mesh, work.batch, work.capacity)
-    for weight, count in weights(part, work.stored, stages):
+    read = stages * cache_bytes(config, work.stored, mesh, work.batch, work.capacity)
+    for weight, count in weights(config, work.stored, stages):
         times = count if weight.stack is None else count * stages
-        read += weight_bytes(weight, work.stored, whole) * times * _fraction_read(part, weight, rows)
+        read += weight_bytes(weight, work.stored, whole) * times * _fraction_read(config, weight, rows)
     return read / work.bandwidth
 
 
@@ -41,9 +41,7 @@ def predicted_seconds(work: Workload, mesh: MeshShape) -> float:
     shape = mesh.shape
     stages = mesh.shape["stage"]
     whole = MeshShape({**mesh.shape, "fsdp": 1})
-    hops = (stages - 1) + 2 * sum(stack.num_layers for stack in work.config.stacks.values()) * (
-        shape["tensor"] * shape["expert"] > 1
-    )
+    hops = (stages - 1) + 2 * work.config.num_layers * (shape["tensor"] * shape["expert"] > 1)
     gathered = sum(
         (weight_bytes(weight, work.stored, whole) - weight_bytes(weight, work.stored, mesh)) * count * stages
         for weight, count in weights(work.config, work.stored, stages)

@@ -12,7 +12,7 @@ from jaxllm.config import ModelConfig, StackConfig
 from jaxllm.models.abstract import abstract
 from jaxllm.nn.parameter import named_parameters
 from jaxllm.parallel.pipeline import layer_kind
-from jaxllm.parallel.stage_assignment import assign_stages
+from jaxllm.parallel.stage_assignment import assign_stages, first_layer
 
 # Dtypes that weights may be stored in, and the dtype that a model then computes in.
 COMPUTE_DTYPES = {
@@ -77,10 +77,10 @@ def weights(config: ModelConfig, stored: str, stages: int = 1) -> tuple[tuple[We
     """
     found = []
     for name, parameter in named_parameters(abstract(one_layer_per_kind(config), COMPUTE_DTYPES[stored])):
-        stack, _, rest = name.partition(".")
+        stack, rest = config.split_name(name)
         layer = 0
         count = 1
-        if stack in config.stacks:
+        if stack is not None:
             index, _, inner = rest.partition(".")
             layer = first_layers(config.stacks[stack], config.embed_dim)[int(index)]
             count = layers_per_device(config.stacks[stack], config.embed_dim, stages)[layer]
@@ -92,7 +92,7 @@ def weights(config: ModelConfig, stored: str, stages: int = 1) -> tuple[tuple[We
             parameter.dtype,
             parameter.row_dims,
             parameter.is_table,
-            stack if stack in config.stacks else None,
+            stack,
             layer,
         )
         found.append((weight, count))
@@ -140,4 +140,4 @@ def layers_per_device(stack: StackConfig, dim: int, stages: int) -> Counter[int]
     """Returns, for each kind (by its first layer), how many layers a device has room for."""
     kinds = layer_kinds(stack, dim)
     assignment = assign_stages(list(stack), kinds, stages)
-    return Counter(next(kinds[layer] for layer in slot if layer is not None) for slot in assignment)
+    return Counter(kinds[first_layer(slot)] for slot in assignment)

@@ -48,10 +48,10 @@ class Workload:
         Raises:
             InputError: the model cannot be split so.
         """
-        part = self.config
+        config = self.config
         stored = self.stored
         return Memory(
-            model_bytes(part, stored, mesh),
-            cache_bytes(part, stored, mesh, self.batch, self.capacity),
-            activation_bytes(part, stored, mesh, self.batch, self.capacity, self.capacity),
+            model_bytes(config, stored, mesh),
+            cache_bytes(config, stored, mesh, self.batch, self.capacity),
+            activation_bytes(config, stored, mesh, self.batch, self.capacity, self.capacity),
         )

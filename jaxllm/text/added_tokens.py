@@ -11,8 +11,9 @@ _SPACE = re.compile(r"\s*")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is matched as a whole, with white space before it (`lstrip`) or after it (`rstrip`), as in
-    `tokenizers`.
+    """A token that is matched as a whole. Its attributes are those of `tokenizers.AddedToken`.
+
+    `lstrip` includes white space before the token, `rstrip` white space after it.
     """
 
     id: int

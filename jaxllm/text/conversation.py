@@ -13,10 +13,8 @@ class Conversation:
     """Turns of a user and a model, rendered by the tokenizer's chat template.
 
     The text of an answer may encode to other ids than those that were generated. A prompt therefore consists of the
-    last
-    prompt's ids, the generated ids as far as the template repeats them, and the encoded rest. If a template changes
-    earlier
-    turns, the whole conversation is encoded.
+    last prompt's ids, the generated ids as far as the template repeats them, and the encoded rest. If a template
+    changes earlier turns, the whole conversation is encoded.
     """
 
     def __init__(self, tokenizer: Tokenizer, system: str | None = None):

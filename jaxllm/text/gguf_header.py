@@ -1,8 +1,7 @@
 """Reads the header of a GGUF file: its metadata, and the position of its tensors.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package's reader trusts the lengths
-in a
-file, so one wrong count keeps it busy forever; this reader checks each against the file's size.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package's reader trusts the lengths in
+a file, so one wrong count keeps it busy forever; this reader checks each against the file's size.
 """
 
 from __future__ import annotations

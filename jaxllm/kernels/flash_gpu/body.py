@@ -45,8 +45,7 @@ class GlobalMemory(NamedTuple):
     """Arrays that the kernel reads and writes, for X splits of the keys.
 
     Query [B R N H], key [B K S H], value [B K S V], offsets and lengths [B], slopes [N R] (64 rows if all are of one
-    head);
-    out [X B R N V] and lse [X B N R].
+    head); out [X B R N V] and lse [X B N R].
     """
 
     query: Any

@@ -41,9 +41,7 @@ class KeyRange(NamedTuple):
 
 
 class QueryRows(NamedTuple):
-    """A warpgroup's rows [R]: the keys that each attends to, from `first` to before `end`, its position and ALiBi
-    slope.
-    """
+    """A warpgroup's rows [R], each with its position and ALiBi slope. A row attends to keys `first` to `end` - 1."""
 
     first: jax.Array
     end: jax.Array
@@ -131,14 +129,14 @@ class Softmax:
 
     def masked_scores(self, products: jax.Array, block: jax.Array, rows: QueryRows) -> jax.Array:
         """Returns products as scores, except for `unit`."""
-        part = self.plan.call.spec
-        if part.softcap is None and part.alibi is None:
+        spec = self.plan.call.spec
+        if spec.softcap is None and spec.alibi is None:
             return products
-        if part.softcap is None:
-            scores = products * (part.scale * LOG2E)
+        if spec.softcap is None:
+            scores = products * (spec.scale * LOG2E)
         else:  # cap * tanh(x / cap), by functions that are fast in hardware
-            root = jax.lax.rsqrt(jnp.exp2(products * (2 * LOG2E * part.scale / part.softcap)) + 1)
-            scores = part.softcap * LOG2E - root * root * (2 * part.softcap * LOG2E)
+            root = jax.lax.rsqrt(jnp.exp2(products * (2 * LOG2E * spec.scale / spec.softcap)) + 1)
+            scores = spec.softcap * LOG2E - root * root * (2 * spec.softcap * LOG2E)
         if rows.slope is not None:
             key = self.operations.index(scores.shape, 1) + block * self.plan.keys
             distance = (key - broadcast_rows(rows.position, scores.shape)).astype(jnp.float32)
