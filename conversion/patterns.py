@@ -65,12 +65,12 @@ class Pattern:
 
     @cached_property
     def _flat(self) -> str:
-        """The axes of a target, none merged."""
+        """The axes of a target, with merged axes separated."""
         return " ".join(axis for group in axes(self._sides[1]) for axis in group)
 
     @cached_property
     def _sizes(self) -> list[dict[str, int]]:
-        """The sizes of all axes, for each target."""
+        """The size of every axis, for each target."""
         sizes: list[dict[str, int]] = [{} for _ in self.targets]
         for dims, group in zip(zip(*self.targets, strict=True), axes(self._sides[1]), strict=True):
             groups = 1
@@ -83,7 +83,7 @@ class Pattern:
 
     @cached_property
     def _total(self) -> dict[str, int]:
-        """The sizes of all axes, over all targets together."""
+        """The size of every axis of the source."""
         return self._sizes[0] | (
             {self.split_axis: sum(s[self.split_axis] for s in self._sizes)} if self.split_axis else {}
         )

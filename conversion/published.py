@@ -33,7 +33,7 @@ class Published:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of its names."""
+        """All names of the model."""
         return (self.name, *((self.repo,) if self.repo else ()), *self.also)
 
     def part(self) -> DecoderConfig:

@@ -67,12 +67,12 @@ class Source:
 
     @property
     def layout(self) -> str:
-        """One of "safetensors", "pytorch", "mistral", "meta", "gguf", or the quantization: "mxfp4", "fp8"."""
+        """The layout, "safetensors", "pytorch", "mistral", "meta" or "gguf", or the quantization, "mxfp4" or "fp8"."""
         return self._weights[0]
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """The tensors by Hugging Face's names; their `read()` reads the data.
+        """The tensors by Hugging Face's names. Their `read()` reads the data.
 
         Raises:
           InputError: there are none, or they are incomplete or inconsistent; one line that names the culprit.

@@ -81,7 +81,7 @@ def layer_norm_rows(attention: str, feed_forward: str, norm: str = "norm") -> tu
 
 
 def ungated_feed_forward_rows(up: str, down: str) -> tuple[TableRow, ...]:
-    """The two maps of a network without a gate, by their names."""
+    """Returns the rows of a network without a gate, given the names of its two projections."""
     return (
         TableRow(_LAYER + "feed_forward.up.weight", up + ".weight", "f d -> f d"),
         TableRow(_LAYER + "feed_forward.up.bias", up + ".bias", "f -> f"),

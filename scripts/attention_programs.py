@@ -41,7 +41,7 @@ class Call:
         return f"{kind} {self.keys}, batch {self.batch}, heads {self.heads}/{self.kv_heads} x {self.head_dim}{window}"
 
     def work(self, itemsize: int) -> tuple[float, str]:
-        """What is to be computed, or read, in the unit of its rate: 1e12 operations or 1e9 bytes."""
+        """Work of one call, in units of its rate: 1e12 operations or 1e9 bytes."""
         if self.queries == 1:
             return 2e-9 * self.batch * self.kv_heads * self.keys * self.head_dim * itemsize, "GB/s"
         width = self.window or self.keys
@@ -49,7 +49,7 @@ class Call:
         return 4e-12 * self.batch * self.heads * self.head_dim * pairs, "TFLOP/s"
 
     def arguments(self, dtype: str) -> tuple[jax.Array, ...]:
-        """Query [B T N H], key and value [B K S H] as caches have them, and offsets [B]."""
+        """Returns a query [B T N H], key and value [B K S H] in the cache's layout, and offsets [B]."""
         stored = self.batch, self.kv_heads, self.keys, self.head_dim
         shapes = (self.batch, self.queries, self.heads, self.head_dim), stored, stored
         keys = jax.random.split(jax.random.key(0), 3)
@@ -71,7 +71,7 @@ class Implementation(NamedTuple):
 
 
 def ours(run: Run) -> Implementation:
-    """A kernel of this library."""
+    """Returns an implementation that runs one of this library's kernels."""
 
     def program(call: Call) -> Callable[..., jax.Array]:
         spec = AttentionSpec(call.head_dim**-0.5, window=call.window)
@@ -107,7 +107,7 @@ def theirs(implementation: Any) -> Implementation:
 
 
 def implementations() -> dict[str, Implementation]:
-    """Those that are compared on the device that is here."""
+    """Returns the implementations to compare on the current device."""
     platform = Device.of(jax.devices()[0]).platform
     own = {name: kernel.run for name, kernel in KERNELS.items() if kernel.platform == platform and name != "cudnn"}
     all_ours = {name: ours(run) for name, run in (own | {"blockwise": blockwise}).items()}
@@ -123,7 +123,7 @@ class Sweep(NamedTuple):
     options: dict[str, tuple[Any, ...]]
 
     def implementations(self) -> dict[str, Implementation]:
-        """The kernel with each combination."""
+        """Returns one implementation for each combination of tile sizes."""
         for_each = (
             dict(zip(self.options, chosen, strict=True)) for chosen in itertools.product(*self.options.values())
         )

@@ -33,7 +33,7 @@ from jaxllm.kernels.cases import DTYPES
 from jaxllm.kernels.reference import reference
 from jaxllm.version import __version__
 from scripts.attention_programs import LONG, SMALL, SWEEPS, Call, Implementation, implementations, ours
-from scripts.command import mistakes, require_writable
+from scripts.command_line import exit_on_error, require_writable
 from scripts.timing import interleaved, sampler
 
 FLOAT32 = 1e-5  # of a row's largest value: what sums in float32 in another order may differ by
@@ -46,7 +46,7 @@ Row = dict[str, Any]
 def bench(
     call: Call, dtype: str, tried: dict[str, Implementation], peaks: dict[str, float], rounds: int, least: float
 ) -> list[Row]:
-    """A row for each implementation: a rate, or why there is none."""
+    """Returns one row for each implementation: its rate, or the reason why it has none."""
     query, key, value, offsets = call.arguments(dtype)
     by_position = query, jnp.copy(key.swapaxes(1, 2)), jnp.copy(value.swapaxes(1, 2)), offsets
     arguments = {True: (query, key, value, offsets), False: by_position}
@@ -74,12 +74,12 @@ def bench(
 
 
 def failure(raised: Exception) -> Row:
-    """What is told of an exception, in a line."""
+    """Describes an exception in one line."""
     return {"status": "failed", "reason": f"{type(raised).__name__}: {' '.join(str(raised).split())[:160]}"}
 
 
 def expected(call: Call, dtype: str, arguments: tuple[jax.Array, ...]) -> tuple[jax.Array, float]:
-    """Attention [B T N H] in float32, and by how much of a row's largest value one in a dtype may be off.
+    """Returns attention [B T N H] in float32, and the allowed error of a dtype relative to a row's largest value.
 
     It is twice what blockwise attention in that dtype is off by, as long as that is a matter of rounding.
 
@@ -109,7 +109,7 @@ def error(found: jax.Array, right: jax.Array) -> float:
 
 
 def measured_peaks(dtype: str, small: bool, rounds: int, least: float) -> dict[str, float]:
-    """What a large matmul and a copy reach here, in TFLOP/s and in GB/s that are read or written."""
+    """Measures the rates of a large matmul, in TFLOP/s, and of a copy, in GB/s."""
     size, count = (1024, 1 << 24) if small else (8192, 1 << 29)
     left, right = (jax.random.normal(jax.random.key(seed), (size, size), dtype) / size**0.5 for seed in (0, 1))
     copied = jnp.ones(count, dtype)
@@ -134,7 +134,7 @@ def results(arguments: argparse.Namespace, dtype: str, peaks: dict[str, float], 
 
 
 def line(row: Row) -> str:
-    """A row as it is printed."""
+    """Formats a row for printing."""
     if row["status"] == "failed":
         said = f"failed: {row['reason']}"
     elif row["status"] == "wrong":
@@ -145,7 +145,7 @@ def line(row: Row) -> str:
 
 
 def installation() -> Row:
-    """What the results hold for."""
+    """Returns the device and versions that the results hold for."""
     device = jax.devices()[0]
     return {
         "device": device.device_kind,
@@ -161,7 +161,7 @@ CALLS = {"small": SMALL, "full": LONG}
 LEAST = {"small": 0.02, "full": 0.2}  # seconds of a sample
 
 
-@mistakes("bench_attention")
+@exit_on_error("bench_attention")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action=argparse.BooleanOptionalAction, help="small sizes (default: on a CPU)")

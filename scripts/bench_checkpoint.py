@@ -66,7 +66,7 @@ def sized(kind: str, gigabytes: float, dtype: str) -> dict[str, Any]:
 
 
 def write_source(path: Path, config: dict[str, Any], dtype: str) -> int:
-    """A checkpoint of random weights, repeated, in shards of some gigabytes; its bytes."""
+    """Writes a checkpoint of repeated random weights in several shards, and returns its bytes."""
     block = np.random.default_rng(0).standard_normal(1 << 22, np.float32).astype(dtype)
     shards: list[dict[str, Tensor]] = [{}]
     for binding in _bindings(config):
@@ -114,7 +114,7 @@ print(time.perf_counter())
 """
 
 
-class Measured(NamedTuple):
+class ProcessMeasurement(NamedTuple):
     """The seconds that a program's work took, and anonymous memory in bytes: before it, and at most."""
 
     seconds: float
@@ -122,7 +122,7 @@ class Measured(NamedTuple):
     peak: int
 
 
-def measured(program: str, *arguments: Any) -> Measured:
+def measured(program: str, *arguments: Any) -> ProcessMeasurement:
     """Runs a program that prints the time before its work and after it."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -136,7 +136,7 @@ def measured(program: str, *arguments: Any) -> Measured:
         ended = process.stdout.readline()
     if process.returncode:
         raise SystemExit(f"{command} failed")
-    return Measured(float(ended) - float(began), before, peak)
+    return ProcessMeasurement(float(ended) - float(began), before, peak)
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -149,7 +149,7 @@ def anonymous_bytes(pid: int) -> int:
 
 
 def bench(arguments: argparse.Namespace, gigabytes: float) -> Iterator[dict[str, Any]]:
-    """One row for each step with a checkpoint of one size."""
+    """Yields one row for each step with a checkpoint of one size."""
     with tempfile.TemporaryDirectory(dir=arguments.dir) as work:
         source = Path(work) / "source"
         native = Path(work) / "native"
@@ -160,7 +160,7 @@ def bench(arguments: argparse.Namespace, gigabytes: float) -> Iterator[dict[str,
             yield _row(f"restore {mesh}", nbytes, measured(RESTORE, native, mesh))
 
 
-def _row(step: str, nbytes: int, found: Measured) -> dict[str, Any]:
+def _row(step: str, nbytes: int, found: ProcessMeasurement) -> dict[str, Any]:
     return {"step": step, "checkpoint_bytes": nbytes, **found._asdict()}
 
 

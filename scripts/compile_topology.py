@@ -35,7 +35,7 @@ from jaxllm.planning.memory import cache_bytes, format_bytes, model_bytes, weigh
 from jaxllm.planning.mesh import MeshShape
 from jaxllm.planning.programs import programs
 from jaxllm.planning.weights import COMPUTE_DTYPES, weights
-from scripts.command import mistakes
+from scripts.command_line import exit_on_error
 
 # libtpu is to mind no other process that has it, and to neither ask nor complain that this machine is no TPU.
 _NO_TPU = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
@@ -88,7 +88,7 @@ def devices_of(topology: str) -> list[Any]:
 
 
 def compiled(lowered: Lowered) -> Compiled:
-    """A program, compiled for the devices that it was lowered for.
+    """Returns a program compiled for the devices that it was lowered for.
 
     Raises:
         InputError: they have too little memory for it.
@@ -115,7 +115,7 @@ def collectives(text: str) -> list[tuple[str, str, int]]:
 
 
 def planned(config: DecoderConfig, stored: str, mesh: Any, rows: tuple[int, int, int], offload: bool) -> list[Bytes]:
-    """What `jaxllm.planning` says of prefill and decode, for rows of (batch, prompt, capacity)."""
+    """Returns what `jaxllm.planning` predicts for prefill and decode, for rows of (batch, prompt, capacity)."""
     batch, prompt, capacity = rows
     kinds = weights(config, stored, mesh.shape["stage"])
     host = offload * sum(weight_bytes(w, stored, mesh) * count for w, count in kinds if w.stack is not None)
@@ -147,7 +147,7 @@ def print_table(plans: list[Bytes], found: list[Compiled]) -> None:
 
 
 def _sent(program: Compiled) -> str:
-    """How many collectives there are of each kind, and of what shape at most."""
+    """Describes the collectives: how many there are of each kind, and the largest shape of each kind."""
     kinds = list(dict.fromkeys(kind for kind, _, _ in program.collectives))
     of = {kind: [(shape, count) for other, shape, count in program.collectives if other == kind] for kind in kinds}
     said = (f"{sum(count for _, count in of[kind])} {kind}, at most {of[kind][0][0]}" for kind in kinds)
@@ -199,23 +199,25 @@ def parsed() -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compiles, or lowers, and prints."""
+    """Compiles or lowers the programs and prints the results."""
     batch, prompt = (whole_number(name, getattr(arguments, name), min_value=1) for name in ("batch", "prompt"))
     rows = batch, prompt, whole_number("context", arguments.context, min_value=prompt)
     devices = devices_of(arguments.topology)
     cuda = arguments.topology.startswith("cuda:")
     mesh = parse_mesh(arguments.mesh, devices)
     mesh_text = str(MeshShape(dict(mesh.shape)))
-    model, part, _ = describe(arguments.model)
+    model, config, _ = describe(arguments.model)
     stored = arguments.dtype
     offload = arguments.offload
     platform = "cuda"
     if not cuda:
         platform = None
-    aimed = target(arguments.kernels, Device("cuda", "", 9.0) if cuda else Device.of(devices[0]))
-    lowered = programs(part, COMPUTE_DTYPES[stored], mesh, *rows, offload=offload, platform=platform, target=aimed)
+    kernel_target = target(arguments.kernels, Device("cuda", "", 9.0) if cuda else Device.of(devices[0]))
+    lowered = programs(
+        config, COMPUTE_DTYPES[stored], mesh, *rows, offload=offload, platform=platform, target=kernel_target
+    )
     found = [] if cuda else [compiled(program) for program in lowered]
-    plans = planned(part, stored, mesh, rows, offload)
+    plans = planned(config, stored, mesh, rows, offload)
     if arguments.json:
         plain = [{**program._asdict(), "bytes": program.bytes._asdict()} for program in found]
         facts = {"model": model, "mesh": mesh_text, "jax": jax.__version__}
@@ -229,7 +231,7 @@ def run(arguments: argparse.Namespace) -> None:
     return print_table(plans, found)
 
 
-@mistakes("compile_topology")
+@exit_on_error("compile_topology")
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")  # programs run nowhere
     run(parsed())

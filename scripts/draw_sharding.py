@@ -26,7 +26,7 @@ from jaxllm.planning.memory import format_bytes, replicated_shape
 from jaxllm.planning.mesh import MeshShape
 from jaxllm.planning.weights import COMPUTE_DTYPES, weights
 from jaxllm.sharding import axis_sizes, mesh_axes_of, partition
-from scripts.command import mistakes
+from scripts.command_line import exit_on_error
 
 WIDTH = 118  # characters of a line
 GAP = "   "
@@ -66,7 +66,7 @@ def arrays(config: DecoderConfig, dtype: str, mesh: MeshShape, batch: int, capac
 
 
 def grid(array: Array, mesh: MeshShape) -> np.ndarray:
-    """Which devices have each part of an array, a list of their numbers for every part [rows columns]."""
+    """Returns which devices have each part of an array: a list of device numbers for each part [rows columns]."""
     sizes = tuple(mesh.shape.values())
     coordinates = dict(zip(mesh.shape, np.unravel_index(np.arange(mesh.size), sizes), strict=True))
     downwards = 2
@@ -130,7 +130,7 @@ def drawn(model: str, mesh: str, dtype: str, batch: int, capacity: int, only: Se
 
 
 def _numbers(devices: np.ndarray) -> str:
-    """0-3 for devices that follow each other, else 0,4."""
+    """Formats device numbers: 0-3 if they are consecutive, otherwise 0,4."""
     first = devices[0]
     last = devices[-1]
     whole = len(devices) > 2 and last - first == len(devices) - 1
@@ -155,7 +155,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-@mistakes("draw_sharding")
+@exit_on_error("draw_sharding")
 def main(words: Sequence[str] | None = None) -> None:
     print(drawn(**vars(parsed(words))))
 

@@ -24,7 +24,7 @@ from jaxllm.paths import DEMO
 PROMPTS = ["ROMEO:", "KING:\nMy lord", "First Citizen:", "To be, or not to be:"]
 
 
-def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description="Generate over many devices.")
     parser.add_argument("prompts", nargs="*", default=PROMPTS)
@@ -36,11 +36,11 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--debug", action="store_true", help="show the output of all processes")
     add_job_arguments(parser)
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
 def main() -> None:
-    arguments = parsed()
+    arguments = parse_arguments()
     with job(arguments):
         run(arguments)
 
@@ -49,17 +49,17 @@ def run(arguments: argparse.Namespace) -> None:
     """The same in every process; what is printed comes from the first."""
     mesh = parse_mesh(arguments.mesh, jax.devices())
     model, tokenizer = jaxllm.load(arguments.model, mesh, arguments.dtype)
-    shares = Counter()
+    bytes_per_device = Counter()
     for array in jax.tree.leaves(model):
-        shares.update({shard.device: shard.data.nbytes for shard in array.addressable_shards})
-    share = max(shares.values()) / 1e6
-    print(f"{jax.process_count()} processes, {mesh.size} devices, {share:,.1f} MB of weights on each")
-    began = time.perf_counter()
+        bytes_per_device.update({shard.device: shard.data.nbytes for shard in array.addressable_shards})
+    megabytes = max(bytes_per_device.values()) / 1e6
+    print(f"{jax.process_count()} processes, {mesh.size} devices, {megabytes:,.1f} MB of weights on each")
+    start_time = time.perf_counter()
     options = {"temperature": arguments.temperature, "seed": arguments.seed}
     texts = jaxllm.generate(model, tokenizer, arguments.prompts, max_new_tokens=arguments.max_new_tokens, **options)
     for prompt, text in zip(arguments.prompts, texts, strict=True):
         print(f"\n{prompt}{text}")
-    print(f"\n{len(texts)} texts in {time.perf_counter() - began:.1f} s, compilation included")
+    print(f"\n{len(texts)} texts in {time.perf_counter() - start_time:.1f} s, compilation included")
 
 
 if __name__ == "__main__":

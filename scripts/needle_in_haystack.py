@@ -29,12 +29,12 @@ from jaxllm.generation.tokens import PREFILL_CHUNK
 from jaxllm.models.decoder import Decoder
 from jaxllm.text import Tokenizer
 from jaxllm.text.files import read_text
-from scripts.command import mistakes
-from scripts.haystack import SCORES, Haystack, Needle, Reader
-from scripts.pictures import axes, require_drawing
+from scripts.command_line import exit_on_error
+from scripts.haystack import SCORES, Haystack, Needle, NeedleEvaluator
+from scripts.plotting import png_axes, require_plotting
 
-TEXT = Path(__file__).with_name("haystack.txt")  # of Shakespeare, from what the demo model was not trained on
-LONGEST = 32_768  # tokens, unless lengths are given
+DEFAULT_HAYSTACK = Path(__file__).with_name("haystack.txt")  # Shakespeare, held out from the demo model
+DEFAULT_MAX_LENGTH = 32_768  # tokens, unless lengths are given
 
 
 class Cell(NamedTuple):
@@ -43,10 +43,10 @@ class Cell(NamedTuple):
     length: int
     depth: float
     score: float
-    said: str
+    detail: str
 
 
-def survey(
+def evaluate_grid(
     model: Decoder,
     tokenizer: Tokenizer,
     needle: Needle,
@@ -60,7 +60,7 @@ def survey(
     prefill_chunk_size: int = PREFILL_CHUNK,
     cache_dtype: str | None = None,
 ) -> list[Cell]:
-    """A cell for every length and depth; by default eight lengths up to the model's context, as chat where it can.
+    """Returns a cell for every length and depth; by default eight lengths up to the model's context.
 
     Raises:
         InputError: a length with no room for needle and question, or beyond the context; a depth outside 0 to 1; an
@@ -72,32 +72,32 @@ def survey(
     if chat is None:
         chat = tokenizer.chat_template is not None
     limit = model.config.max_length
-    longest = int(min(limit, LONGEST)) if lengths is None else max(lengths)
-    haystack = Haystack.of(tokenizer, text, needle, longest, chat)
-    new = (
-        2 * len(haystack.answer)
+    longest = int(min(limit, DEFAULT_MAX_LENGTH)) if lengths is None else max(lengths)
+    haystack = Haystack.from_text(tokenizer, text, needle, longest, chat)
+    num_new_tokens = (
+        2 * len(haystack.answer_tokens)
         if max_new_tokens is None
         else whole_number("max_new_tokens", max_new_tokens, min_value=1)
     )
-    room = max(new, len(haystack.answer))
+    answer_room = max(num_new_tokens, len(haystack.answer_tokens))
     if lengths is None:
-        least = haystack.least + 1
-        most = longest - room
+        least = haystack.min_length + 1
+        most = longest - answer_room
         lengths = sorted({max(least, round(most * i / 8)) for i in range(1, 9)})
-    if max(lengths) + room > limit:
-        raise InputError(f"{max(lengths)} tokens and {room} of the answer: the model's context is {limit}")
+    if max(lengths) + answer_room > limit:
+        raise InputError(f"{max(lengths)} tokens and {answer_room} of the answer: the model's context is {limit}")
     if not all(0 <= depth <= 1 for depth in depths):
         raise InputError("depths must be from 0 to 100 percent")
-    reader = Reader(model, tokenizer, needle, haystack, new, prefill_chunk_size, cache_dtype)
+    evaluator = NeedleEvaluator(model, tokenizer, needle, haystack, num_new_tokens, prefill_chunk_size, cache_dtype)
     cells = []
     for length in lengths:
-        cells += [Cell(length, depth, *SCORES[score](reader, haystack.prompt(length, depth))) for depth in depths]
+        cells += [Cell(length, depth, *SCORES[score](evaluator, haystack.prompt(length, depth))) for depth in depths]
         mean = np.mean([cell.score for cell in cells if cell.length == length])
         print(f"{length:,} tokens: {score} {mean:.2f}", file=sys.stderr, flush=True)
     return cells
 
 
-def grid(cells: Sequence[Cell]) -> tuple[list[int], list[float], np.ndarray]:
+def score_grid(cells: Sequence[Cell]) -> tuple[list[int], list[float], np.ndarray]:
     """The lengths, the depths, and the scores [depths lengths]."""
     lengths = sorted({cell.length for cell in cells})
     depths = sorted({cell.depth for cell in cells})
@@ -107,23 +107,23 @@ def grid(cells: Sequence[Cell]) -> tuple[list[int], list[float], np.ndarray]:
     return lengths, depths, scores
 
 
-def table(cells: Sequence[Cell]) -> str:
-    """Markdown, a row for each depth, a column for each length."""
-    lengths, depths, scores = grid(cells)
+def markdown_table(cells: Sequence[Cell]) -> str:
+    """Formats the cells as a Markdown table, with a row for each depth and a column for each length."""
+    lengths, depths, scores = score_grid(cells)
     lines = [["depth", *(f"{length:,}" for length in lengths)], ["---:"] * (1 + len(lengths))]
     lines += [[f"{depth:.0%}", *(f"{x:.2f}" for x in row)] for depth, row in zip(depths, scores, strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw(cells: Sequence[Cell], title: str, path: Path) -> None:
-    """Depth against length, from red, for 0, to green, for 1 or more where there is more."""
-    lengths, depths, scores = grid(cells)
-    with axes(path, 2.5 + 0.8 * len(lengths), 1.5 + 0.4 * len(depths)) as plot:
-        most = max(1, scores.max())
-        image = plot.imshow(scores, cmap="RdYlGn", vmin=0, vmax=most, aspect="auto")
+    """Draws depth against length, from red for 0 to green for 1 or the largest value."""
+    lengths, depths, scores = score_grid(cells)
+    with png_axes(path, 2.5 + 0.8 * len(lengths), 1.5 + 0.4 * len(depths)) as plot:
+        max_score = max(1, scores.max())
+        image = plot.imshow(scores, cmap="RdYlGn", vmin=0, vmax=max_score, aspect="auto")
         for (row, column), score in np.ndenumerate(scores):
             colour = "black"
-            if not 0.15 < score / most < 0.85:
+            if not 0.15 < score / max_score < 0.85:
                 colour = "white"
             plot.text(column, row, f"{score:.2f}", ha="center", va="center", fontsize=8, color=colour)
         plot.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
@@ -132,7 +132,7 @@ def draw(cells: Sequence[Cell], title: str, path: Path) -> None:
         plot.figure.colorbar(image)
 
 
-def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments."""
     summary, _, details = (__doc__ or "").partition("\n")
     raw = argparse.RawDescriptionHelpFormatter
@@ -142,8 +142,8 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lengths", type=int, nargs="+", metavar="N", help="tokens (eight, up to the model's context)")
     parser.add_argument("--depths", type=float, nargs="+", metavar="PERCENT", default=range(0, 101, 10))
     for name, default in Needle()._asdict().items():
-        parser.add_argument(f"--{name}", default=default, help=f"({default.strip()})")
-    parser.add_argument("--haystack", type=Path, default=TEXT, help="a text file (scenes of Shakespeare's)")
+        parser.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"({default.strip()})")
+    parser.add_argument("--haystack", type=Path, default=DEFAULT_HAYSTACK, help="a text file (scenes of Shakespeare's)")
     parser.add_argument(
         "--chat", action=argparse.BooleanOptionalAction, help="ask by the chat template, if there is one"
     )
@@ -153,29 +153,29 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default="needle_in_haystack.png", help="the picture; a .json goes beside it"
     )
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
-@mistakes("needle_in_haystack")
-def main(words: Sequence[str] | None = None) -> None:
-    arguments = parsed(words)
-    require_drawing(arguments.out)
+@exit_on_error("needle_in_haystack")
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    require_plotting(arguments.out)
     needle = Needle(*(getattr(arguments, name) for name in Needle._fields))
     text = read_text(arguments.haystack)
     depths = [percent / 100 for percent in arguments.depths]
     names = ("score", "lengths", "chat", "max_new_tokens", "prefill_chunk_size", "cache_dtype")
     model, tokenizer = load_model(arguments)
-    asked = {name: getattr(arguments, name) for name in names}
-    cells = survey(model, tokenizer, needle, text, depths=depths, **asked)
-    print(table(cells))
-    found = {
+    options = {name: getattr(arguments, name) for name in names}
+    cells = evaluate_grid(model, tokenizer, needle, text, depths=depths, **options)
+    print(markdown_table(cells))
+    report = {
         "model": arguments.model or "demo",
-        **asked,
+        **options,
         **needle._asdict(),
         "cells": [cell._asdict() for cell in cells],
     }
-    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1))
-    title = f"{Path(found['model']).name}: {arguments.score}, {np.mean([cell.score for cell in cells]):.2f} on average"
+    arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1))
+    title = f"{Path(report['model']).name}: {arguments.score}, {np.mean([cell.score for cell in cells]):.2f} on average"
     draw(cells, title, arguments.out)
 
 

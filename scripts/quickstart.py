@@ -21,12 +21,12 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=100)
     arguments = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as work:
-        native = conversion.convert(arguments.source, Path(work) / "native")
+    with tempfile.TemporaryDirectory() as directory:
+        native = conversion.convert(arguments.source, Path(directory) / "native")
         model, tokenizer = jaxllm.load(native, mesh=jaxllm.make_mesh(tensor=arguments.tensor))
     weight = model.layers[0].attention.query.weight[...]
-    share = weight.addressable_shards[0].data.shape
-    print(f"{weight.shape} query weights, as {share} on each of {len(weight.devices())} devices")
+    shard_shape = weight.addressable_shards[0].data.shape
+    print(f"{weight.shape} query weights, as {shard_shape} on each of {len(weight.devices())} devices")
     for piece in jaxllm.stream_generate(
         model, tokenizer, arguments.prompt, max_new_tokens=arguments.max_new_tokens, temperature=0.8, seed=0
     ):

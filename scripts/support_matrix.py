@@ -35,7 +35,7 @@ and whether the checkpoint, exported again, has the tensors it was converted fro
 """
 
 
-class Row(NamedTuple):
+class MatrixRow(NamedTuple):
     model_type: str
     models: str
     variants: int
@@ -65,7 +65,7 @@ def main() -> None:
         write(measure(model_type))  # at once: the next may take long, or fail
 
 
-def write(new: Row) -> None:
+def write(new: MatrixRow) -> None:
     """Puts a row into both tables, as they are by now."""
     kept = kept_rows() | {new.model_type: new.full}
     rows = [kept[name] for name in names() if name in kept]
@@ -78,7 +78,7 @@ def write(new: Row) -> None:
     README.write_text(f"{before}{BEGIN}\n{short}\n{END}{rest.partition(END)[2]}", "utf-8")
 
 
-def measure(model_type: str) -> Row:
+def measure(model_type: str) -> MatrixRow:
     """The worst of all cases of an architecture, each verified as any checkpoint is."""
     known = architecture(model_type)
     reports = [
@@ -87,7 +87,7 @@ def measure(model_type: str) -> Row:
         if architecture(case["model_type"]).model_type == known.model_type
     ]
     worst = {dtype: max(report.logits[i].difference for report in reports) for i, dtype in enumerate(BOUNDS)}
-    return Row(
+    return MatrixRow(
         model_type=model_type,
         models=known.models,
         variants=len(reports),

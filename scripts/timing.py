@@ -20,7 +20,7 @@ class Seconds(NamedTuple):
 
 
 def sampler(program: Callable[..., jax.Array], arguments: tuple[Any, ...], least: float) -> Callable[[], float]:
-    """A function that gives the seconds of a call, from calls that take some `least` seconds together.
+    """Returns a function that measures the seconds of one call, by calls that together take at least `least` seconds.
 
     The program gives an array of the shape of its first argument, which the next call of a loop takes for it.
     """

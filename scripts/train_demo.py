@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from demo_text import EOS, EOS_ID, Spellings, split_text, train_tokenizer
+from demo_text import EOS, EOS_ID, BPEDropoutSampler, split_text, train_tokenizer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -30,70 +30,71 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Recipe:
-    vocabulary: int = 1024
-    embed: int = 256
-    hidden: int = 640
-    layers: int = 5
-    heads: int = 8
-    kv_heads: int = 4
-    context: int = 512
+class TrainingConfig:
+    vocab_size: int = 1024
+    hidden_size: int = 256
+    intermediate_size: int = 640
+    num_layers: int = 5
+    num_heads: int = 8
+    num_kv_heads: int = 4
+    context_length: int = 512
     steps: int = 3000
     batch_tokens: int = 4096
-    muon_rate: float = 0.02
-    adam_rate: float = 0.003
+    muon_lr: float = 0.02
+    adam_lr: float = 0.003
     weight_decay: float = 0.1
     dropout: float = 0.15
     bpe_dropout: float = 0.1
-    spellings: int = 12  # of every word, drawn once with bpe_dropout
+    variants_per_word: int = 12  # of every word, drawn once with bpe_dropout
     seed: int = 1
 
 
-def build_model(recipe: Recipe) -> LlamaForCausalLM:
-    torch.manual_seed(recipe.seed)
-    config = LlamaConfig(
-        vocab_size=recipe.vocabulary, hidden_size=recipe.embed, intermediate_size=recipe.hidden,
-        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.kv_heads,
-        max_position_embeddings=recipe.context, rms_norm_eps=1e-5, tie_word_embeddings=True,
+def build_model(config: TrainingConfig) -> LlamaForCausalLM:
+    torch.manual_seed(config.seed)
+    llama_config = LlamaConfig(
+        vocab_size=config.vocab_size, hidden_size=config.hidden_size, intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        max_position_embeddings=config.context_length, rms_norm_eps=1e-5, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=EOS_ID, pad_token_id=EOS_ID,
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(llama_config)
     for name, module in model.named_modules():
         if name.endswith(("embed_tokens", "o_proj", "down_proj")):  # what is added to the residual stream
-            module.register_forward_hook(lambda m, _, out: F.dropout(out, recipe.dropout, m.training))
+            module.register_forward_hook(lambda m, _, out: F.dropout(out, config.dropout, m.training))
     return model
 
 
-def build_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: LlamaForCausalLM, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     parameters = dict(model.named_parameters())
     matrices = [p for n, p in parameters.items() if p.ndim == 2 and "embed" not in n]
     embedding = [p for n, p in parameters.items() if "embed" in n]
     norms = [p for p in parameters.values() if p.ndim == 1]
-    decayed = {"params": embedding, "weight_decay": recipe.weight_decay}
+    decayed = {"params": embedding, "weight_decay": config.weight_decay}
     return [
-        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay),
-        torch.optim.AdamW([decayed, {"params": norms, "weight_decay": 0.0}], lr=recipe.adam_rate, betas=(0.9, 0.98)),
+        torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay),
+        torch.optim.AdamW([decayed, {"params": norms, "weight_decay": 0.0}], lr=config.adam_lr, betas=(0.9, 0.98)),
     ]
 
 
-def batches(spellings: Spellings, recipe: Recipe):
+def batches(sampler: BPEDropoutSampler, config: TrainingConfig):
     """Endless [B, T + 1] batches; T doubles twice on the way, as short windows are cheaper and more varied."""
-    rng = np.random.default_rng(recipe.seed)
+    rng = np.random.default_rng(config.seed)
     step = 0
     while True:
-        tokens = spellings.draw(rng)
-        window = recipe.context >> max(0, 2 - 3 * step // recipe.steps)
+        tokens = sampler.sample(rng)
+        window = config.context_length >> max(0, 2 - 3 * step // config.steps)
         starts = np.arange(rng.integers(window), len(tokens) - window - 1, window)
         rng.shuffle(starts)
-        size = recipe.batch_tokens // window
+        size = config.batch_tokens // window
         for i in range(0, len(starts) - size + 1, size):
             yield torch.from_numpy(np.stack([tokens[s : s + window + 1] for s in starts[i : i + size]]))
             step += 1
 
 
-def schedule(step: int, steps: int) -> float:
-    """Warm-up, a plateau, and a straight line to zero over the last two thirds."""
-    return min((step + 1) / 100, 1.0, (steps - step) / steps * 1.5)
+def learning_rate_factor(step: int, num_steps: int) -> float:
+    """Returns the learning-rate factor: warm-up, plateau, and linear decay to zero over the last two thirds."""
+    return min((step + 1) / 100, 1.0, (num_steps - step) / num_steps * 1.5)
 
 
 def token_losses(model, tokens: torch.Tensor) -> torch.Tensor:
@@ -101,27 +102,27 @@ def token_losses(model, tokens: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
 
 
-def train(model: LlamaForCausalLM, spellings: Spellings, recipe: Recipe) -> None:
-    optimizers = build_optimizers(model.train(), recipe)
-    rates = (recipe.muon_rate, recipe.adam_rate)
+def train(model: LlamaForCausalLM, sampler: BPEDropoutSampler, config: TrainingConfig) -> None:
+    optimizers = build_optimizers(model.train(), config)
+    rates = (config.muon_lr, config.adam_lr)
     compiled = torch.compile(token_losses, dynamic=False)
     average = 0.0
-    begin = time.perf_counter()
+    start_time = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, speed_estimate_period=300) as progress:
-        task = progress.add_task("compiling", total=recipe.steps)
-        for step, tokens in zip(range(recipe.steps), batches(spellings, recipe), strict=False):
+        task = progress.add_task("compiling", total=config.steps)
+        for step, tokens in zip(range(config.steps), batches(sampler, config), strict=False):
             with torch.autocast("cpu", torch.bfloat16):
                 loss = compiled(model, tokens).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, rate in zip(optimizers, rates, strict=True):
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * schedule(step, recipe.steps)
+                    group["lr"] = rate * learning_rate_factor(step, config.steps)
                 optimizer.step()
                 optimizer.zero_grad()
             average += (loss.item() - average) * max(0.02, 1 / (step + 1))
-            speed = (step + 1) * recipe.batch_tokens / (time.perf_counter() - begin)
+            speed = (step + 1) * config.batch_tokens / (time.perf_counter() - start_time)
             progress.update(task, advance=1, description=f"loss {average:.3f}  {speed:,.0f} tok/s")
 
 
@@ -141,21 +142,21 @@ def nats_per_character(model: LlamaForCausalLM, tokenizer: Tokenizer, text: str)
     return total / len(text)
 
 
-def store(model: LlamaForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
-    model.to(torch.bfloat16).save_pretrained(output)  # pyright: ignore[reportArgumentType]
-    wrapped = PreTrainedTokenizerFast(
+def save(model: LlamaForCausalLM, tokenizer: Tokenizer, directory: Path) -> None:
+    model.to(torch.bfloat16).save_pretrained(directory)  # pyright: ignore[reportArgumentType]
+    hf_tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=EOS, pad_token=EOS, chat_template=CHAT_TEMPLATE,
         model_max_length=model.config.max_position_embeddings, clean_up_tokenization_spaces=False,
     )  # fmt: skip
-    wrapped.save_pretrained(output, save_jinja_files=False)
-    for path in output.iterdir():  # safetensors writes files that only their owner may read
+    hf_tokenizer.save_pretrained(directory, save_jinja_files=False)
+    for path in directory.iterdir():  # safetensors writes files that only their owner may read
         path.chmod(0o644)
 
 
-def evaluate(output: Path, held_out: str) -> tuple[float, str]:
+def evaluate(directory: Path, held_out: str) -> tuple[float, str]:
     """Nats per character of the weights as stored (bf16, computed in float32), and a sample."""
-    model = LlamaForCausalLM.from_pretrained(output, dtype=torch.float32)
-    tokenizer = Tokenizer.from_file(str(output / "tokenizer.json"))
+    model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     nats = nats_per_character(model, tokenizer, held_out)
     torch.manual_seed(0)
     prompt = torch.tensor([tokenizer.encode("JULIET:\n").ids])
@@ -163,22 +164,26 @@ def evaluate(output: Path, held_out: str) -> tuple[float, str]:
     return nats, tokenizer.decode(tokens[0].tolist()).strip()
 
 
-def write_card(output: Path, recipe: Recipe, **measured) -> None:
+def write_card(directory: Path, config: TrainingConfig, **results) -> None:
     template = Path(__file__).with_name("demo_card.md").read_text(encoding="utf-8")
-    sizes = {"half": recipe.context // 2, "quarter": recipe.context // 4, "head_size": recipe.embed // recipe.heads}
-    card = template.format(**asdict(recipe), **sizes, **SAMPLING, **measured)
-    (output / "README.md").write_text(card, encoding="utf-8")
+    sizes = {
+        "half": config.context_length // 2,
+        "quarter": config.context_length // 4,
+        "head_size": config.hidden_size // config.num_heads,
+    }
+    card = template.format(**asdict(config), **sizes, **SAMPLING, **results)
+    (directory / "README.md").write_text(card, encoding="utf-8")
 
 
-def create(recipe: Recipe, text: str, output: Path) -> dict:
-    """Train and store a model; what the card says about it."""
-    begin = time.perf_counter()
+def train_and_save(config: TrainingConfig, text: str, directory: Path) -> dict:
+    """Trains and stores a model, and returns the values for its card."""
+    start_time = time.perf_counter()
     processor = time.process_time()
-    tokenizer = train_tokenizer(text, recipe.vocabulary)
-    model = build_model(recipe)
-    train(model, Spellings(tokenizer, text, recipe.bpe_dropout, recipe.spellings, recipe.seed), recipe)
-    store(model, tokenizer, output)
-    minutes = (time.perf_counter() - begin) / 60
+    tokenizer = train_tokenizer(text, config.vocab_size)
+    model = build_model(config)
+    train(model, BPEDropoutSampler(tokenizer, text, config.bpe_dropout, config.variants_per_word, config.seed), config)
+    save(model, tokenizer, directory)
+    minutes = (time.perf_counter() - start_time) / 60
     core_minutes = (time.process_time() - processor) / 60
     return {"parameters": model.num_parameters(), "minutes": minutes, "core_minutes": core_minutes}
 
@@ -187,19 +192,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the bundled demo model.")
     parser.add_argument("--text", type=Path, default=ROOT.parent / "shared/data/text/tinyshakespeare.txt")
     parser.add_argument("--output", type=Path, default=ROOT / "jaxllm/demo")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--steps", type=int, default=TrainingConfig.steps)
     parser.add_argument("--evaluate", action="store_true", help="only measure the model in --output")
     arguments = parser.parse_args()
     torch.set_num_threads(2)  # the order of sums, hence the result, depends on it
     torch.use_deterministic_algorithms(True)
-    recipe = Recipe(steps=arguments.steps)
+    config = TrainingConfig(steps=arguments.steps)
     (text, held_out) = split_text(arguments.text)
-    trained = None
+    training_results = None
     if not arguments.evaluate:
-        trained = create(recipe, text, arguments.output)
+        training_results = train_and_save(config, text, arguments.output)
     nats, sample = evaluate(arguments.output, held_out)
-    if trained:
-        write_card(arguments.output, recipe, nats=nats, sample=sample, **trained)
+    if training_results:
+        write_card(arguments.output, config, nats=nats, sample=sample, **training_results)
     print(f"{sample}\n\n{nats:.4f} nats per held-out character")
 
 

@@ -25,7 +25,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def few_programs() -> Iterator[None]:
+def clear_compiled_programs() -> Iterator[None]:
     """Forgets compiled programs now and then: each keeps memory maps, of which Linux allows a process 65530."""
     yield
     if next(_TESTS) % 20 == 0:

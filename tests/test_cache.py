@@ -15,7 +15,7 @@ from jaxllm.checkpoint import restore
 from jaxllm.errors import InputError
 from tests import quick
 
-KINDS = {
+CASES = {
     "full": "llama",
     "ring": "mistral",
     "alternating": "gemma2",
@@ -32,7 +32,7 @@ def models(checkpoint_of, tmp_path_factory):
 
     def model(kind: str):
         if kind not in kept:
-            native = convert(checkpoint_of(KINDS[kind]), tmp_path_factory.mktemp(kind) / "native")
+            native = convert(checkpoint_of(CASES[kind]), tmp_path_factory.mktemp(kind) / "native")
             kept[kind] = restore(native)
         return kept[kind]
 
@@ -46,7 +46,7 @@ def tokens_for(model, *shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, model.config.vocab_size, shape, np.int32)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CASES)
 def test_reading_in_chunks(kind, models):
     """Rows of unequal lengths, in chunks longer and shorter than a window and token by token: the states of one go."""
     model, lengths = models(kind), np.array([33, 17], np.int32)

@@ -19,7 +19,7 @@ COLLECTIVE = re.compile(r"= (\S+) (all-\w+|reduce-scatter|collective-permute)(?:
 BATCH, TIME = 2, 8
 
 
-def collectives(case, axes):
+def compiled_collectives(case, axes):
     """The collectives of a forward pass on a mesh: kind and number of elements, and whether in a loop or branch."""
     reader = ConfigReader(CONFIGS[case])
     config = architecture(reader.take("model_type")).from_hf(reader)
@@ -29,45 +29,45 @@ def collectives(case, axes):
         program = jax.jit(lambda model, tokens: model(tokens))
         text = program.lower(model, jax.ShapeDtypeStruct((BATCH, TIME), jnp.int32)).compile().as_text() or ""
     entry = text.index("\nENTRY")
-    return config, [(m[2], size(m[1]), m.start() < entry) for m in COLLECTIVE.finditer(text)]
+    return config, [(m[2], num_elements(m[1]), m.start() < entry) for m in COLLECTIVE.finditer(text)]
 
 
-def size(shape):
+def num_elements(shape):
     dimensions = re.findall(r"\d+", re.sub(r"\{.*", "", shape[shape.index("[") :]))
     return math.prod(map(int, dimensions))
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_two_reductions_a_layer(case):
+def test_tensor_axis_needs_two_all_reduces_per_layer(case):
     """With `tensor` alone: one after attention, one after the feed-forward, and none of weights, nor in a loop."""
-    part, found = collectives(case, {"tensor": 4})
+    config, found = compiled_collectives(case, {"tensor": 4})
     embedding = 2  # the look-up, and the logits of a vocabulary that does not divide
     assert (
-        2 * part.layers.num_layers
+        2 * config.layers.num_layers
         <= sum(kind == "all-reduce" for kind, _, _ in found)
-        <= 2 * part.layers.num_layers + embedding
+        <= 2 * config.layers.num_layers + embedding
     )
-    assert max(elements for _, elements, _ in found) <= BATCH * TIME * part.vocab_size
+    assert max(elements for _, elements, _ in found) <= BATCH * TIME * config.vocab_size
     assert not any(inside for _, _, inside in found)
-    weight = part.embed_dim**2 // 2
+    weight = config.embed_dim**2 // 2
     assert all(kind == "all-reduce" or elements < weight for kind, elements, _ in found)
 
 
-def test_stages_pass_on_activations():
+def test_pipeline_moves_only_activations():
     """A loop over ticks, in which a microbatch moves on; no weight moves."""
-    part, found = collectives("grouped", {"stage": 2, "tensor": 2})
-    places, activation = 2, BATCH * TIME * part.embed_dim
+    config, found = compiled_collectives("grouped", {"stage": 2, "tensor": 2})
+    places, activation = 2, BATCH * TIME * config.embed_dim
     inside = [(kind, elements) for kind, elements, loop in found if loop]
     assert sorted(inside) == [("all-reduce", activation)] * 2 * places + [("collective-permute", activation)]
-    assert all(elements <= BATCH * TIME * part.vocab_size for _, elements, _ in found)
+    assert all(elements <= BATCH * TIME * config.vocab_size for _, elements, _ in found)
 
 
 def test_fsdp_gathers_the_weights_of_layers():
     """Each matrix of each layer once, and no sum as large as one."""
-    part, found = collectives("grouped", {"fsdp": 2})
-    layers = [p for name, p in named_parameters(abstract(part)) if name.startswith("layers.") and len(p.shape) > 1]
+    config, found = compiled_collectives("grouped", {"fsdp": 2})
+    layers = [p for name, p in named_parameters(abstract(config)) if name.startswith("layers.") and len(p.shape) > 1]
     gathered = Counter(elements for kind, elements, _ in found if kind == "all-gather")
     matrices = Counter(math.prod(parameter.shape) for parameter in layers)
     assert {elements: gathered[elements] for elements in matrices} == matrices
     others = [elements for kind, elements, _ in found if kind != "all-gather" or elements not in matrices]
-    assert max(others) <= BATCH * TIME * part.vocab_size
+    assert max(others) <= BATCH * TIME * config.vocab_size

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[tuple[str, str]]:
+def code_blocks(language: str) -> list[tuple[str, str]]:
     pattern = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
     return [(path.name, block) for path in DOCUMENTS for block in pattern.findall(path.read_text("utf-8"))]
 
@@ -40,7 +40,7 @@ def clone(tmp_path, monkeypatch):
 
 def test_python_blocks(clone, capsys):
     namespace: dict[str, dict] = {}
-    for document, block in blocks("python"):
+    for document, block in code_blocks("python"):
         exec(compile(block, document, "exec"), namespace.setdefault(document, {}))
     assert len(namespace["README.md"]["texts"]) == 2
     assert len(namespace["README.md"]["ids"][0]) == 8
@@ -49,7 +49,7 @@ def test_python_blocks(clone, capsys):
 @pytest.mark.torch
 def test_commands(clone, capsys, monkeypatch):
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    commands = [line for _, block in blocks("sh") for line in block.splitlines() if "jaxllm " in line]
+    commands = [line for _, block in code_blocks("sh") for line in block.splitlines() if "jaxllm " in line]
     assert len(commands) >= 9
     for line in commands:
         monkeypatch.setattr(sys, "stdin", io.StringIO(""))
@@ -72,7 +72,7 @@ def run(command: str, monkeypatch) -> None:
 
 def test_drawings(capsys):
     """What a console block shows is what its command prints."""
-    shown = [block.split("\n", 1) for _, block in blocks("console")]
+    shown = [block.split("\n", 1) for _, block in code_blocks("console")]
     assert len(shown) >= 5
     for command, printed in shown:
         name, *words = command.removeprefix("$ python -m ").split()
@@ -83,8 +83,8 @@ def test_drawings(capsys):
 
 def test_launch_lines():
     """Commands that take a cluster are at least commands: in text blocks, with whatever launches them before."""
-    programs = {"jaxllm": cli._parsed, "scripts/generate_multi_gpu.py": generate_multi_gpu.parsed}
-    lines = [line for _, block in blocks("text") for line in block.splitlines() if not line.startswith("#")]
+    programs = {"jaxllm": cli._parsed, "scripts/generate_multi_gpu.py": generate_multi_gpu.parse_arguments}
+    lines = [line for _, block in code_blocks("text") for line in block.splitlines() if not line.startswith("#")]
     parsed = []
     for line in lines:
         words = shlex.split(line.partition("--command=")[2].strip("'") or line)
@@ -101,7 +101,7 @@ def test_quickstart(clone, capsys, monkeypatch):
     assert "query weights" in capsys.readouterr().out
 
 
-def rows(path: Path) -> dict[str, list[str]]:
+def matrix_rows(path: Path) -> dict[str, list[str]]:
     """The cells of the rows of a support matrix, by model type."""
     found = re.findall(r"^\| `(?!model_type)([\w-]+)` \| (.*) \|$", path.read_text("utf-8"), re.MULTILINE)
     return {name: cells.split(" | ") for name, cells in found}
@@ -109,8 +109,8 @@ def rows(path: Path) -> dict[str, list[str]]:
 
 def test_added_architecture():
     """What the page on adding an architecture shows is what the repository holds."""
-    shown = [re.findall(r"^\+(?!\+\+ )(.*)", block, re.MULTILINE) for _, block in blocks("diff")]
-    files = [re.search(r"^\+\+\+ (.*)", block, re.MULTILINE) for _, block in blocks("diff")]
+    shown = [re.findall(r"^\+(?!\+\+ )(.*)", block, re.MULTILINE) for _, block in code_blocks("diff")]
+    files = [re.search(r"^\+\+\+ (.*)", block, re.MULTILINE) for _, block in code_blocks("diff")]
     file, row = [(ROOT / found[1]).read_text("utf-8").splitlines() for found in files if found]
     assert shown[0] == file
     assert set(shown[1]) <= set(row)
@@ -126,13 +126,13 @@ def test_support_matrix_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["support_matrix", "gpt2"])
     support_matrix.main()
     assert capsys.readouterr().out == "gpt2: passed\n"
-    assert rows(tmp_path / "support.md")["gpt2"][1] == "1"
-    assert rows(tmp_path / "README.md").keys() == rows(ROOT / "README.md").keys()
+    assert matrix_rows(tmp_path / "support.md")["gpt2"][1] == "1"
+    assert matrix_rows(tmp_path / "README.md").keys() == matrix_rows(ROOT / "README.md").keys()
 
 
 def test_support_matrix():
     """What `python -m scripts.support_matrix` wrote: every architecture, in two shapes at least, within the bounds."""
-    full, short = rows(ROOT / "docs" / "support.md"), rows(ROOT / "README.md")
+    full, short = matrix_rows(ROOT / "docs" / "support.md"), matrix_rows(ROOT / "README.md")
     assert list(full) == list(short) == names()
     compared = Counter(architecture(config["model_type"]).model_type for config in tiny.CASES.values())
     for name, (_, variants, float64, float32, greedy, exported) in full.items():

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.torch
 
 LONG = {"hidden_size": 64, "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 4096}
 LENGTH = 3000
-ROTARY = {
+ROPE_PARAMETERS = {
     "default": {"rope_type": "default", "rope_theta": 500000.0},
     "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
     "llama3": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0}
     | {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
     "yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 16.0, "original_max_position_embeddings": 4096},
 }
-PARTS = {
+ROTARY_CONFIGS = {
     "default": RotaryConfig(500000.0),
     "linear": RotaryConfig(10000.0, LinearScalingConfig(4.0)),
     "llama3": RotaryConfig(500000.0, Llama3ScalingConfig(8.0, 8192, 1.0, 4.0)),
@@ -36,7 +36,7 @@ PARTS = {
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", ["default", "yarn"])
 def test_logits_far_out(kind, dtype, tmp_path):
-    source = tiny.write(tmp_path / "source", tiny.CASES["llama"] | LONG | {"rope_parameters": ROTARY[kind]})
+    source = tiny.write(tmp_path / "source", tiny.CASES["llama"] | LONG | {"rope_parameters": ROPE_PARAMETERS[kind]})
     tokens = np.random.default_rng(0).integers(0, 101, (1, LENGTH), np.int32)
     model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
     with torch.no_grad():
@@ -71,14 +71,16 @@ def test_logits_across_the_original_length(dtype, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=BOUNDS[dtype] * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("kind", ROTARY)
+@pytest.mark.parametrize("kind", ROPE_PARAMETERS)
 def test_rotary_tables_are_pytorchs_to_the_bit_of_the_angle(kind):
     """At position 131,000, where an angle is known to 0.008: a table off by one unit of a frequency is off by that."""
-    settings = {"rope_parameters": dict(ROTARY[kind]), "head_dim": 128, "max_position_embeddings": 131072}
+    settings = {"rope_parameters": dict(ROPE_PARAMETERS[kind]), "head_dim": 128, "max_position_embeddings": 131072}
     embedding = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(transformers.LlamaConfig(**settings))
     start = 131000
     cos, sin = (table[0, :, :64].numpy() for table in embedding(torch.zeros(1), torch.arange(start, start + 50)[None]))
-    tables = jax.jit(lambda start: rotary_cos_sin(PARTS[kind], 128, (start + jnp.arange(50))[None], start + 50))
+    tables = jax.jit(
+        lambda start: rotary_cos_sin(ROTARY_CONFIGS[kind], 128, (start + jnp.arange(50))[None], start + 50)
+    )
     ours = tables(jnp.array([start], jnp.int32))
     np.testing.assert_allclose(ours[0][0], cos, rtol=0, atol=1e-6)
     np.testing.assert_allclose(ours[1][0], sin, rtol=0, atol=1e-6)

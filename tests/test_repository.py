@@ -50,23 +50,23 @@ def repository_files() -> list[Path]:
     return [path for name in names if (path := ROOT / name).is_file()]
 
 
-def code(*folders: str) -> list[Path]:
+def python_files(*folders: str) -> list[Path]:
     return [p for p in repository_files() if p.suffix == ".py" and p.relative_to(ROOT).parts[0] in folders]
 
 
-def markdown() -> list[Path]:
+def markdown_files() -> list[Path]:
     return [path for path in repository_files() if path.suffix == ".md"]
 
 
-def project() -> dict:
+def project_metadata() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-def name(path: Path) -> str:
+def relative_name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path: Path) -> Iterator[str]:
+def imported_names(path: Path) -> Iterator[str]:
     """Dotted names of what a file imports, wherever in the file it does so."""
     package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -78,50 +78,60 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def layer(dotted: str) -> str:
+def package_of(dotted: str) -> str:
     """The line of the table that a module of ours stands on; what is in no module is in `jaxllm` itself."""
     top, *rest = dotted.split(".")
     return rest[0] if top == "jaxllm" and rest and rest[0] in LEVELS else top
 
 
 def test_every_module_has_a_layer():
-    parts = [path.relative_to(ROOT / "jaxllm").parts[0].removesuffix(".py") for path in code("jaxllm")]
+    parts = [path.relative_to(ROOT / "jaxllm").parts[0].removesuffix(".py") for path in python_files("jaxllm")]
     assert set(parts) - set(LEVELS) - {"__init__"} == set()
 
 
 def test_imports_point_downwards():
     upwards = []
-    for path in code("jaxllm", "conversion"):
-        here = layer(name(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."))
-        for target in imports(path):
-            there = layer(target)
+    for path in python_files("jaxllm", "conversion"):
+        here = package_of(relative_name(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+        for target in imported_names(path):
+            there = package_of(target)
             if there in LEVELS and there != here and LEVELS[there] >= LEVELS[here]:
-                upwards.append(f"{name(path)} imports {target}")
+                upwards.append(f"{relative_name(path)} imports {target}")
     assert upwards == []
 
 
 def test_only_readers_of_pickles_and_the_verifier_import_pytorch():
-    found = {name(path) for path in code("jaxllm", "conversion") for dotted in imports(path) if top(dotted) in PYTORCH}
+    found = {
+        relative_name(path)
+        for path in python_files("jaxllm", "conversion")
+        for dotted in imported_names(path)
+        if top_level_package(dotted) in PYTORCH
+    }
     assert found <= PYTORCH_READERS
 
 
 def test_every_import_is_declared():
-    declared = {re.split(r"[^\w-]", requirement)[0] for requirement in project()["dependencies"]}
+    declared = {re.split(r"[^\w-]", requirement)[0] for requirement in project_metadata()["dependencies"]}
     known = {MODULE_OF.get(requirement, requirement) for requirement in declared}
     known |= PYTORCH | {"jaxllm", "conversion"} | sys.stdlib_module_names
-    assert {top(dotted) for path in code("jaxllm", "conversion") for dotted in imports(path)} <= known
+    assert {
+        top_level_package(dotted) for path in python_files("jaxllm", "conversion") for dotted in imported_names(path)
+    } <= known
 
 
-def top(dotted: str) -> str:
+def top_level_package(dotted: str) -> str:
     return dotted.split(".")[0]
 
 
 def test_files_are_short():
-    lengths = {name(p): p.read_text("utf-8").count("\n") for p in code("jaxllm", "conversion", "scripts", "tests")}
+    lengths = {
+        relative_name(p): p.read_text("utf-8").count("\n")
+        for p in python_files("jaxllm", "conversion", "scripts", "tests")
+    }
     assert {path: lines for path, lines in lengths.items() if lines >= 250} == {}
 
 
-def in_fresh_python(program: str):
+def run_in_fresh_python(program: str):
     """What a program prints, as JSON, in an interpreter of its own."""
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -136,7 +146,7 @@ def test_import_is_cheap():
         import jaxllm
         print(json.dumps([time.process_time() - start, sorted(set(sys.modules) - modules)]))
     """
-    runs = [in_fresh_python(program) for _ in range(3)]
+    runs = [run_in_fresh_python(program) for _ in range(3)]
     assert statistics.median(seconds for seconds, _ in runs) < 0.3  # of this process, whatever else the machine does
     assert (PYTORCH | SERVERS).isdisjoint(runs[0][1])
 
@@ -149,11 +159,11 @@ def test_everything_exported_comes_without_pytorch():
             getattr(jaxllm, name)
         print(json.dumps(sorted(sys.modules)))
     """
-    assert PYTORCH.isdisjoint(in_fresh_python(program))
+    assert PYTORCH.isdisjoint(run_in_fresh_python(program))
 
 
 def test_pins_agree():
-    pins = dict(pin.split("==") for pin in project()["optional-dependencies"]["test"])
+    pins = dict(pin.split("==") for pin in project_metadata()["optional-dependencies"]["test"])
     hooks = re.findall(r'"(\w+)(?:==|@)([\d.]+)"', (ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
     assert set(hooks) == {(tool, pins[tool]) for tool in ("ruff", "pyright")}
 
@@ -167,42 +177,44 @@ def test_ci_runs_what_the_readme_prints():
     assert run[1] == 'pip install -e ".[test]" && pytest'
 
 
-def prose(path: Path) -> str:
+def without_code_blocks(path: Path) -> str:
     """A markdown file without its code blocks."""
     return re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
-def anchors(path: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+def heading_anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", without_code_blocks(path), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_links_resolve():
     broken = []
-    for path in markdown():
-        for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+    for path in markdown_files():
+        for link in re.findall(r"\]\(([^)\s]+)\)", without_code_blocks(path)):
             if re.match(r"https?:|mailto:", link):
                 continue
             file, _, anchor = link.partition("#")
             target = (path.parent / file).resolve() if file else path
-            if not target.exists() or (anchor and anchor not in anchors(target)):
-                broken.append(f"{name(path)}: {link}")
+            if not target.exists() or (anchor and anchor not in heading_anchors(target)):
+                broken.append(f"{relative_name(path)}: {link}")
     assert broken == []
 
 
 def test_no_machine_paths_in_prose():
     pattern = re.compile(r"(?<![\w.~:/])/(?:home|root|work|opt|mnt|Users)/|\b[A-Z]:\\")
-    assert [name(path) for path in markdown() if pattern.search(path.read_text("utf-8"))] == []
+    assert [relative_name(path) for path in markdown_files() if pattern.search(path.read_text("utf-8"))] == []
 
 
 def test_architectures_are_data():
     """Their files are short, and no part has the name of one; `llama3` is what a rotary scaling is called."""
-    files = [path for path in code("conversion") if path.parent.name == "architectures" and path.stem != "__init__"]
+    files = [
+        path for path in python_files("conversion") if path.parent.name == "architectures" and path.stem != "__init__"
+    ]
     lengths = [len(path.read_text("utf-8").splitlines()) for path in files]
     assert statistics.median(lengths) < 80
     assert max(lengths) <= 200
     names = {path.stem.replace("-", "_") for path in files}
-    for path in code("jaxllm"):
+    for path in python_files("jaxllm"):
         if path.parent.name in ("cache", "config", "kernels", "models", "nn", "sharding"):
             nodes = [vars(node) for node in ast.walk(ast.parse(path.read_text("utf-8")))]
             said = {str(node.get(key)).lower() for node in nodes for key in ("id", "name", "attr", "arg")}

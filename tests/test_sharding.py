@@ -61,10 +61,10 @@ def test_mesh_changes_nothing(subject, axes, monkeypatch, quick_generation):
     np.testing.assert_allclose(found, logits, rtol=0, atol=2e-5 * np.abs(logits).max())
     assert jaxllm.generate_tokens(model, PROMPTS, max_new_tokens=16) == greedy
     whole = sum(math.prod(array.shape) * array.dtype.itemsize for array in stored(native).values())
-    assert max(held(model)) <= 1.3 * whole / (mesh.size / mesh.shape["data"])
+    assert max(bytes_per_device(model)) <= 1.3 * whole / (mesh.size / mesh.shape["data"])
 
 
-def held(model):
+def bytes_per_device(model):
     """Bytes of weights on each device."""
     found = Counter()
     for _, parameter in named_parameters(model):

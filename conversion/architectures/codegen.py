@@ -8,9 +8,9 @@ from conversion.table import TableRow, WeightTable
 from jaxllm.config import DecoderConfig
 from jaxllm.errors import InputError
 
-PROCESSORS = 4
+MODEL_PARALLEL_SHARDS = 4
 QUERY_VALUE_KEY = tuple(f"layers.{{i}}.attention.{name}.weight" for name in ("query", "value", "key"))
-FUSED = f"(k{PROCESSORS} g h) d -> (k{PROCESSORS} g) h d"
+FUSED = f"(k{MODEL_PARALLEL_SHARDS} g h) d -> (k{MODEL_PARALLEL_SHARDS} g) h d"
 
 CLASS = "CodeGenForCausalLM"
 TABLE = WeightTable(
@@ -23,7 +23,7 @@ TABLE = WeightTable(
 def from_hf(reader: ConfigReader) -> DecoderConfig:
     """Builds the config from the keys of `CodeGenConfig`; defaults are those of Transformers."""
     reader.neutral("auto_map", (None,))  # all that tells CodeGen 2, whose own code has eight processors
-    part = gptj(reader)
-    if (heads := part.layers.blocks[0].attention.heads) % PROCESSORS:
-        raise InputError(f"config.json: n_head={heads} must be a multiple of {PROCESSORS}")
-    return part
+    config = gptj(reader)
+    if (heads := config.layers.blocks[0].attention.heads) % MODEL_PARALLEL_SHARDS:
+        raise InputError(f"config.json: n_head={heads} must be a multiple of {MODEL_PARALLEL_SHARDS}")
+    return config

@@ -41,13 +41,13 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
 
 
 def layer_norm(reader: ConfigReader) -> LayerNormConfig:
-    """The norm without a bias."""
+    """Builds the layer norm, which has no bias."""
     return LayerNormConfig(float(reader.number("layer_norm_eps", 1e-5)), bias=False)
 
 
 def scaled(
     reader: ConfigReader, sizes: Sizes, blocks: list[ParallelBlockConfig], norm: NormConfig, context: int
 ) -> DecoderConfig:
-    """The whole model, its logits scaled."""
+    """Builds the decoder with scaled logits, from its layers."""
     scale = float(reader.number("logit_scale", 0.0625))
     return decoder(reader, sizes, blocks, norm, context, vocab_size=256000, tied=True, eos=255001, logit_scale=scale)

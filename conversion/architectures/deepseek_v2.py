@@ -46,8 +46,14 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
     sizes = latent_sizes(reader, 4096, 32, 32)
     norm = rms_norm(reader)
     attention, context = latent_attention(reader, sizes.heads, 2048, interleaved=True)
-    parts = dense_then_mixtures(
-        reader, sizes.layers, _router(reader), gated_feed_forward(reader, 11008), hidden=1407, shared=2, first=0
+    networks = dense_then_mixtures(
+        reader,
+        sizes.layers,
+        _router(reader),
+        gated_feed_forward(reader, 11008),
+        moe_intermediate_size=1407,
+        n_shared_experts=2,
+        first_k_dense_replace=0,
     )
-    blocks = [BlockConfig(attention, part, pre_norm=norm) for part in parts]
+    blocks = [BlockConfig(attention, network, pre_norm=norm) for network in networks]
     return decoder(reader, sizes, blocks, norm, context, vocab_size=102400, eos=2)

@@ -40,18 +40,21 @@ CORRECTION = TableRow(
     "model.layers.{i}.mlp.gate.e_score_correction_bias",
     "e -> e",
 )
-FURTHER = "model.layers.{i}.eh_proj.weight"
+MULTI_TOKEN_PREDICTION = "model.layers.{i}.eh_proj.weight"
 
 TABLE = WeightTable(
     (*EMBEDDING_AND_HEAD, *NORMS, *LATENT_ATTENTION, *FEED_FORWARD, *EXPERTS, *SHARED, CORRECTION),
     IGNORED,
     EMBEDDING,
-    multi_token_prediction=FURTHER,
+    multi_token_prediction=MULTI_TOKEN_PREDICTION,
 )
 
 
 def latent_sizes(reader: ConfigReader, dim: int, layers: int, heads: int) -> Sizes:
-    """The sizes that are spelt as Llama's, the defaults given; heads share one key, and no sizes of theirs are here."""
+    """Reads the sizes of a model with latent attention. `dim`, `layers` and `heads` are defaults.
+
+    The head size of the result is not used: latent attention has sizes of its own.
+    """
     heads = reader.size("num_attention_heads", heads)
     reader.neutral("num_key_value_heads", (heads, None))
     layers = reader.size("num_hidden_layers", layers, most=MAX_LAYERS)
@@ -61,17 +64,22 @@ def latent_sizes(reader: ConfigReader, dim: int, layers: int, heads: int) -> Siz
 def latent_attention(
     reader: ConfigReader, heads: int, context: int, interleaved: bool
 ) -> tuple[LatentAttentionConfig, int]:
-    """Latent attention as DeepSeek's configs spell it, and the context, its default given."""
-    plain = reader.size("qk_nope_head_dim", 128)
-    turned = reader.size("qk_rope_head_dim", 64)
-    reader.neutral("head_dim", (turned,))
-    reader.neutral("qk_head_dim", (plain + turned, None))
-    scale = (plain + turned) ** -0.5 * temperature(reader)
-    position, context = rotary(reader, reader.size("max_position_embeddings", context), turned, interleaved=interleaved)
-    part = LatentAttentionConfig(
+    """Builds latent attention from DeepSeek's keys. `context` is the default maximum length.
+
+    Returns it with the maximum length that rotary scaling extends to.
+    """
+    nope_dim = reader.size("qk_nope_head_dim", 128)
+    rope_dim = reader.size("qk_rope_head_dim", 64)
+    reader.neutral("head_dim", (rope_dim,))
+    reader.neutral("qk_head_dim", (nope_dim + rope_dim, None))
+    scale = (nope_dim + rope_dim) ** -0.5 * temperature(reader)
+    position, context = rotary(
+        reader, reader.size("max_position_embeddings", context), rope_dim, interleaved=interleaved
+    )
+    attention = LatentAttentionConfig(
         heads,
-        plain,
-        turned,
+        nope_dim,
+        rope_dim,
         value_dim=reader.size("v_head_dim", 128),
         kv_lora_rank=reader.size("kv_lora_rank", 512),
         q_lora_rank=reader.size_or_none("q_lora_rank", 1536),
@@ -80,32 +88,35 @@ def latent_attention(
         position=position,
         bias=reader.flag("attention_bias", False),
     )
-    return part, context
+    return attention, context
 
 
 def sigmoid_router(
     reader: ConfigReader,
-    experts: int | None,
-    per_token: int | None,
+    num_experts: int | None,
+    num_experts_per_tok: int | None,
     *,
-    groups: int = 1,
-    kept: int = 1,
-    scale: float = 1.0,
-    normalize: bool = True,
+    n_group: int = 1,
+    topk_group: int = 1,
+    routed_scaling_factor: float = 1.0,
+    norm_topk_prob: bool = True,
 ) -> RouterConfig:
-    """The router of DeepSeek-V3 and those after it, the defaults given (None for a key that must be there)."""
+    """Builds the router of DeepSeek-V3 and its derivatives.
+
+    The other arguments are the defaults of its keys; None stands for a key that must be present.
+    """
     reader.alias("n_routed_experts", "num_local_experts")
     reader.neutral("scoring_func", ("sigmoid", "noaux_tc"))
     reader.neutral("topk_method", ("noaux_tc",))
     return RouterConfig(
-        reader.size("n_routed_experts", experts),
-        reader.size("num_experts_per_tok", per_token),
+        reader.size("n_routed_experts", num_experts),
+        reader.size("num_experts_per_tok", num_experts_per_tok),
         "sigmoid",
-        norm_topk_prob=reader.flag("norm_topk_prob", normalize),
-        routed_scaling_factor=float(reader.number("routed_scaling_factor", scale)),
+        norm_topk_prob=reader.flag("norm_topk_prob", norm_topk_prob),
+        routed_scaling_factor=float(reader.number("routed_scaling_factor", routed_scaling_factor)),
         score_correction_bias=True,
-        n_group=reader.size("n_group", groups),
-        topk_group=reader.size("topk_group", kept),
+        n_group=reader.size("n_group", n_group),
+        topk_group=reader.size("topk_group", topk_group),
     )
 
 
@@ -115,18 +126,26 @@ def dense_then_mixtures(
     router: RouterConfig,
     dense: FeedForwardConfig,
     *,
-    hidden: int,
-    shared: int | None,
-    first: int,
+    moe_intermediate_size: int,
+    n_shared_experts: int | None,
+    first_k_dense_replace: int,
 ) -> list[FeedForwardConfig | MixtureOfExpertsConfig]:
-    """The feed-forward part of each layer: `first_k_dense_replace` dense ones, then mixtures; the defaults given."""
+    """Builds the feed-forward network of each layer: `first_k_dense_replace` dense ones, then mixtures of experts.
+
+    `moe_intermediate_size`, `n_shared_experts` and `first_k_dense_replace` are the defaults of these keys.
+    """
     reader.neutral("moe_layer_freq", (1,))
     for name in ("num_nextn_predict_layers", "num_mtp_layers", "ep_size", "seq_aux", "aux_loss_alpha"):
         reader.take(name, None)  # layers that we leave out; how the others were trained
-    one = expert(reader, dense, hidden)
-    start = reader.take("first_k_dense_replace", first, (int,))
-    together = replace(one, hidden=one.hidden * reader.size("n_shared_experts", shared))
-    return [dense if layer < start else MixtureOfExpertsConfig(router, one, together) for layer in range(layers)]
+    routed_expert = expert(reader, dense, moe_intermediate_size)
+    first_sparse_layer = reader.take("first_k_dense_replace", first_k_dense_replace, (int,))
+    shared_expert = replace(
+        routed_expert, hidden=routed_expert.hidden * reader.size("n_shared_experts", n_shared_experts)
+    )
+    return [
+        dense if layer < first_sparse_layer else MixtureOfExpertsConfig(router, routed_expert, shared_expert)
+        for layer in range(layers)
+    ]
 
 
 def from_hf(reader: ConfigReader) -> DecoderConfig:
@@ -134,9 +153,15 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
     sizes = latent_sizes(reader, 7168, 61, 128)
     norm = rms_norm(reader)
     attention, context = latent_attention(reader, sizes.heads, 4096, interleaved=reader.flag("rope_interleave", True))
-    router = sigmoid_router(reader, 256, 8, groups=8, kept=4, scale=2.5)
-    parts = dense_then_mixtures(
-        reader, sizes.layers, router, gated_feed_forward(reader, 18432), hidden=2048, shared=1, first=3
+    router = sigmoid_router(reader, 256, 8, n_group=8, topk_group=4, routed_scaling_factor=2.5)
+    networks = dense_then_mixtures(
+        reader,
+        sizes.layers,
+        router,
+        gated_feed_forward(reader, 18432),
+        moe_intermediate_size=2048,
+        n_shared_experts=1,
+        first_k_dense_replace=3,
     )
-    blocks = [BlockConfig(attention, part, pre_norm=norm) for part in parts]
+    blocks = [BlockConfig(attention, network, pre_norm=norm) for network in networks]
     return decoder(reader, sizes, blocks, norm, context, vocab_size=129280, eos=1)

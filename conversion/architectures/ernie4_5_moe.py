@@ -24,7 +24,7 @@ TABLE = WeightTable(
 
 
 def _sparse_layers(reader: ConfigReader, layers: int) -> list[bool]:
-    """Which layers have experts: every `moe_layer_interval`-th from a first to a last one (-1 for the very last)."""
+    """Tells for each layer whether it has experts: every `moe_layer_interval`-th one between two given layers."""
     first, last = (reader.take(f"moe_layer_{name}_index", d, (int,)) for name, d in (("start", 1), ("end", -1)))
     step = reader.size("moe_layer_interval", 1)
     if last == -1:

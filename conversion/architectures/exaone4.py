@@ -1,8 +1,8 @@
 """EXAONE 4: norms on the outputs of branches, QK norm, and rotary embeddings only in layers with a window."""
 
 from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED
-from conversion.architectures.olmo2 import NORMS_BEHIND
-from conversion.architectures.qwen3 import HEAD_NORMS
+from conversion.architectures.olmo2 import OUTPUT_NORMS
+from conversion.architectures.qwen3 import QK_NORMS
 from conversion.builders import (
     FULL,
     ConfigReader,
@@ -17,11 +17,14 @@ from conversion.builders import (
 from conversion.table import WeightTable
 from jaxllm.config import BlockConfig, DecoderConfig, QKNormConfig
 
-TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS_BEHIND + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + OUTPUT_NORMS + ATTENTION + QK_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
 def _windows(reader: ConfigReader, layers: int, window: int | None) -> list[int | None]:
-    """The window of each layer: all but every so many-th have it. A pattern in words needs its `layer_types`."""
+    """Returns the window of each layer: all but every `sliding_window_pattern`-th have it.
+
+    A pattern that is a text says nothing; such a config needs `layer_types`.
+    """
     every = reader.take("sliding_window_pattern", 4, (int, str, type(None)))
     kinds = [str(every) if window else FULL]
     if window and isinstance(every, int) and every > 0:

@@ -17,7 +17,7 @@ def causal_only(reader: ConfigReader) -> None:
 def feed_forward(
     reader: ConfigReader, hidden: int, name: str, other: str, options: dict[str, str]
 ) -> FeedForwardConfig:
-    """The gated network; a second key that names an activation must not contradict the first."""
+    """Builds the gated network. If two keys name the activation, they must agree."""
     activation = reader.choice(name, options, "gelu_pytorch_tanh")
     reader.neutral(other, (None, *(theirs for theirs, ours in ACTIVATIONS.items() if ours == activation)))
     return FeedForwardConfig(reader.size("intermediate_size", hidden), activation, gated=True)

@@ -11,24 +11,24 @@ from jaxllm.config import BlockConfig, DecoderConfig, FeedForwardConfig
 _LAYER = "layers.{i}."
 _THEIRS = "model.layers.{i}."
 
-NORMS_AROUND = (
+SANDWICH_NORMS = (
     TableRow(_LAYER + "attention_norm.weight", _THEIRS + "input_layernorm.weight", "d -> d"),
     TableRow(_LAYER + "attention_output_norm.weight", _THEIRS + "post_attention_layernorm.weight", "d -> d"),
     TableRow(_LAYER + "feed_forward_norm.weight", _THEIRS + "pre_feedforward_layernorm.weight", "d -> d"),
     TableRow(_LAYER + "feed_forward_output_norm.weight", _THEIRS + "post_feedforward_layernorm.weight", "d -> d"),
 )
 
-TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS_AROUND + ATTENTION + FEED_FORWARD, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + SANDWICH_NORMS + ATTENTION + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
 def attention_fields(reader: ConfigReader) -> dict[str, Any]:
-    """What Gemma 2 and 3 say of attention alike."""
+    """Reads the attention fields that Gemma 2 and 3 share."""
     bias = reader.flag("attention_bias", False)
     return {"scale": reader.number("query_pre_attn_scalar", 256) ** -0.5, "bias": bias, "output_bias": bias}
 
 
-def network(reader: ConfigReader) -> FeedForwardConfig:
-    """The feed-forward network that Gemma 2 and 3 spell alike."""
+def feed_forward_network(reader: ConfigReader) -> FeedForwardConfig:
+    """Builds the feed-forward network of Gemma 2 and 3."""
     return feed_forward(reader, 9216, "hidden_activation", "hidden_act", ACTIVATIONS)
 
 
@@ -39,7 +39,7 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
     norm = rms_norm(reader, offset=1.0)
     position, context = rotary(reader, reader.size("max_position_embeddings", 8192), sizes.head_dim)
     fields = attention_fields(reader) | {"softcap": reader.number_or_none("attn_logit_softcapping", 50.0)}
-    hidden = network(reader)
+    hidden = feed_forward_network(reader)
     window = reader.size_or_none("sliding_window", 4096)
     reader.neutral("sliding_window_size", (window, None))  # a repeat in the published files, which nobody reads
     blocks = [

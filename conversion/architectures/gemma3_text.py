@@ -1,9 +1,9 @@
 """Gemma 3 (text): QK norm, five layers with a window for each one without, and a rotary base for each kind."""
 
 from conversion.architectures.gemma import causal_only
-from conversion.architectures.gemma2 import NORMS_AROUND, attention_fields, network
+from conversion.architectures.gemma2 import SANDWICH_NORMS, attention_fields, feed_forward_network
 from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED
-from conversion.architectures.qwen3 import HEAD_NORMS
+from conversion.architectures.qwen3 import QK_NORMS
 from conversion.builders import (
     FULL,
     SLIDING,
@@ -19,11 +19,11 @@ from conversion.table import WeightTable
 from jaxllm.config import BlockConfig, DecoderConfig, QKNormConfig
 
 CLASS = "Gemma3ForCausalLM"
-TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS_AROUND + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + SANDWICH_NORMS + ATTENTION + QK_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
 def _windows(reader: ConfigReader, layers: int) -> list[int | None]:
-    """The window of each layer; `sliding_window_pattern` is the older spelling, and says which are without."""
+    """Returns the window of each layer. The older key `sliding_window_pattern` says which layers have none."""
     every = reader.size("sliding_window_pattern", 6)
     reader.neutral("_sliding_window_pattern", (None, every))
     default = full_attention_every(layers, every)
@@ -40,7 +40,7 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
     context = reader.size("max_position_embeddings", 131072)  # with what scaling adds to it
     positions, _ = rotary_by_layer_type(reader, context, sizes.head_dim, bases)
     fields = attention_fields(reader) | {"qk_norm": QKNormConfig(norm)}
-    hidden = network(reader)
+    hidden = feed_forward_network(reader)
     blocks = [
         BlockConfig(
             sizes.attention(positions[SLIDING if window else FULL], window=window, **fields),

@@ -12,7 +12,7 @@ TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + ATTENTION + FUSED_FEED_FORWARD,
 
 
 def from_hf(reader: ConfigReader, sandwich_norm: bool = False) -> DecoderConfig:
-    """Our config from `GlmConfig`'s keys, or those of a relative with norms elsewhere; defaults are Transformers'."""
+    """Builds the config from the keys of `GlmConfig`, or of a derivative that places norms differently."""
     sizes = Sizes.of(reader, layers=40, kv_heads=2, head_dim=128)
     norm = rms_norm(reader, 1.5625e-7)
     length = reader.size("max_position_embeddings", 131072)

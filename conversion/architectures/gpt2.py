@@ -73,7 +73,7 @@ def gpt_sizes(
     heads: int,
     names: tuple[str, str, str] = ("n_embd", "n_layer", "n_head"),
 ) -> Sizes:
-    """The sizes under the given names, or under the usual ones, which Transformers takes for the same."""
+    """Reads the sizes from keys of the given names, or of the usual names, which Transformers accepts as aliases."""
     for name, usual in zip(names, ("hidden_size", "num_hidden_layers", "num_attention_heads"), strict=True):
         reader.alias(name, usual)
     dim = reader.size(names[0], dim)
@@ -85,19 +85,19 @@ def gpt_sizes(
 
 
 def gpt_context(reader: ConfigReader, length: int) -> int:
-    """How many positions there are."""
+    """Reads the maximum length; `length` is its default."""
     reader.alias("n_positions", "max_position_embeddings")
     return reader.size("n_positions", length)
 
 
 def layer_norm(reader: ConfigReader) -> LayerNormConfig:
-    """The norm of a config that gives its epsilon as `layer_norm_epsilon`."""
+    """Builds the layer norm from `layer_norm_epsilon`."""
     return LayerNormConfig(float(reader.number("layer_norm_epsilon", 1e-5)))
 
 
 def ungated_feed_forward(
     reader: ConfigReader, sizes: Sizes, hidden: str = "n_inner", activation: str = "gelu_new"
 ) -> FeedForwardConfig:
-    """The feed-forward network, four times as wide as the model unless the key `hidden` says otherwise."""
+    """Builds the feed-forward network. Its size is the key `hidden`, by default four times the model's width."""
     activation = reader.choice("activation_function", ACTIVATIONS, activation)
     return FeedForwardConfig(reader.size(hidden, 4 * sizes.dim), activation, gated=False, bias=True)

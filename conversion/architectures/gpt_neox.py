@@ -19,7 +19,10 @@ USUAL = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
 def table(model: str, output_bias: str = "dense.bias") -> WeightTable:
-    """The table of a model of that name; `output_bias` is what the bias of attention's output is called."""
+    """Returns the weight table of a model whose tensors begin with `model`.
+
+    `output_bias` is the name of the bias of the attention output.
+    """
     theirs = model + ".layers.{i}."
     maps = linear_maps(theirs + "attention.", theirs + "mlp.")
     return WeightTable(
@@ -62,7 +65,7 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
 
 
 def neox_rotary(reader: ConfigReader, sizes: Sizes, fraction: float) -> tuple[RotaryConfig, int]:
-    """Rotary positions from `rotary_emb_base` and `rotary_pct`, and the context.
+    """Builds rotary embeddings from `rotary_emb_base` and `rotary_pct`. Also returns the maximum length.
 
     Newer files repeat the two under the usual names, which Transformers does not heed.
     """

@@ -13,7 +13,7 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
 
 
 def decoder_of(reader: ConfigReader, feed_forward: FeedForwardConfig | MixtureOfExpertsConfig) -> DecoderConfig:
-    """The model with the given feed-forward part, which is all that Granite's mixtures differ in."""
+    """Builds the decoder with the given feed-forward network."""
     names = ("embedding_multiplier", "residual_multiplier", "logits_scaling")
     embed, residual, logits = (float(reader.number(name, 1.0)) for name in names)
     scale = reader.number_or_none("attention_multiplier", 1.0)

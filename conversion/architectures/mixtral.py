@@ -9,7 +9,7 @@ _OURS = "layers.{i}.feed_forward."
 
 
 def expert_rows(theirs: str, gate: str, up: str, down: str) -> tuple[TableRow, ...]:
-    """The router and the experts of a mixture under the name `theirs`, each expert's maps by their names."""
+    """Returns the rows of a router and its experts, given their prefix and the names of an expert's projections."""
     return (
         TableRow(_OURS + "router.linear.weight", theirs + "gate.weight", "e d -> e d"),
         TableRow(_OURS + "experts.gate.weight", theirs + f"experts.{{e}}.{gate}.weight", "e f d -> e f d"),

@@ -50,7 +50,7 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
 
 
 def _attention(reader: ConfigReader, sizes: Sizes) -> AttentionConfig:
-    """Attention from the keys of the inner object."""
+    """Builds attention from the keys of `attn_config`."""
     for name in ("attn_impl", "attn_uses_sequence_id", "eos_token_id", "tie_word_embeddings"):
         reader.take(name, None)  # the second is for rows of several texts
     for name, value in (("alibi", True), ("alibi_bias_max", 8), ("attn_type", "multihead_attention")):

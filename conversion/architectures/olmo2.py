@@ -8,16 +8,16 @@ from jaxllm.config import BlockConfig, DecoderConfig, QKNormConfig
 _LAYER = "layers.{i}."
 _THEIRS = "model.layers.{i}."
 
-NORMS_BEHIND = (
+OUTPUT_NORMS = (
     TableRow(_LAYER + "attention_output_norm.weight", _THEIRS + "post_attention_layernorm.weight", "d -> d"),
     TableRow(_LAYER + "feed_forward_output_norm.weight", _THEIRS + "post_feedforward_layernorm.weight", "d -> d"),
 )
-HEAD_NORMS = (
+QK_NORMS = (
     TableRow(_LAYER + "attention.query_norm.weight", _THEIRS + "self_attn.q_norm.weight", "(n h) -> n h"),
     TableRow(_LAYER + "attention.key_norm.weight", _THEIRS + "self_attn.k_norm.weight", "(n h) -> n h"),
 )
 
-TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS_BEHIND + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + OUTPUT_NORMS + ATTENTION + QK_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
 def from_hf(reader: ConfigReader) -> DecoderConfig:

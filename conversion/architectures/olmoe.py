@@ -1,13 +1,13 @@
 """OLMoE: a QK norm over all heads together, and 64 small experts, eight for each token."""
 
 from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, IGNORED, NORMS
-from conversion.architectures.olmo2 import HEAD_NORMS
+from conversion.architectures.olmo2 import QK_NORMS
 from conversion.architectures.qwen2_moe import EXPERTS, router
 from conversion.builders import ConfigReader, Sizes, decoder, gated_feed_forward, rms_norm, rotary
 from conversion.table import WeightTable
 from jaxllm.config import BlockConfig, DecoderConfig, MixtureOfExpertsConfig, QKNormConfig
 
-TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + ATTENTION + HEAD_NORMS + EXPERTS, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + ATTENTION + QK_NORMS + EXPERTS, IGNORED, EMBEDDING)
 
 
 def from_hf(reader: ConfigReader) -> DecoderConfig:

@@ -10,7 +10,7 @@ USUAL = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
 def fairseq_rows(model: str, norm: str, head: str) -> tuple[TableRow, ...]:
-    """The rows of a decoder under fairseq's names, given those of the decoder, of its last norm and of its head."""
+    """Returns the rows of a decoder with fairseq's names, given those of the decoder, its last norm and its head."""
     theirs = model + "layers.{i}."
     projections = (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"))
     norms = (

@@ -52,7 +52,10 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
 def normed_attention(
     reader: ConfigReader, sizes: Sizes, length: int, *, normed: bool
 ) -> tuple[LayerNormConfig, AttentionConfig, int]:
-    """The norm, half-rotary attention with the same norm of its heads where asked for, and the context."""
+    """Builds the layer norm, and attention with half of each head rotated.
+
+    `normed` is the default of `qk_layernorm`. Also returns the maximum length.
+    """
     norm = LayerNormConfig(float(reader.number("layer_norm_eps", 1e-5)))
     position, context = rotary(reader, length, sizes.head_dim, fraction=0.5)
     qk_norm = None

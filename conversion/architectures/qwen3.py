@@ -9,12 +9,12 @@ from jaxllm.config import BlockConfig, DecoderConfig, QKNormConfig
 _LAYER = "layers.{i}.attention."
 _THEIRS = "model.layers.{i}.self_attn."
 
-HEAD_NORMS = (
+QK_NORMS = (
     TableRow(_LAYER + "query_norm.weight", _THEIRS + "q_norm.weight", "h -> h"),
     TableRow(_LAYER + "key_norm.weight", _THEIRS + "k_norm.weight", "h -> h"),
 )
 
-TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + ATTENTION + HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + ATTENTION + QK_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
 def from_hf(reader: ConfigReader) -> DecoderConfig:

@@ -2,16 +2,16 @@
 
 from conversion.architectures.llama import ATTENTION, EMBEDDING, EMBEDDING_AND_HEAD, FEED_FORWARD, IGNORED, NORMS
 from conversion.architectures.qwen2_moe import EXPERTS, expert, router, sparse_layers
-from conversion.architectures.qwen3 import HEAD_NORMS
+from conversion.architectures.qwen3 import QK_NORMS
 from conversion.builders import ConfigReader, Sizes, decoder, gated_feed_forward, rms_norm, rotary
 from conversion.table import WeightTable
 from jaxllm.config import BlockConfig, DecoderConfig, MixtureOfExpertsConfig, QKNormConfig
 
-TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + ATTENTION + HEAD_NORMS + FEED_FORWARD + EXPERTS, IGNORED, EMBEDDING)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + ATTENTION + QK_NORMS + FEED_FORWARD + EXPERTS, IGNORED, EMBEDDING)
 
 
 def _window(reader: ConfigReader) -> int | None:
-    """The window of all layers, where `use_sliding_window` says so."""
+    """Returns the window of all layers; None unless `use_sliding_window` is true."""
     size = reader.size_or_none("sliding_window", 4096)
     if not reader.flag("use_sliding_window", False) or size is None:
         reader.take("max_window_layers", None)

@@ -20,8 +20,11 @@ __all__ = ["CLASS", "TABLE", "from_hf"]
 CLASS = "SmolLM3ForCausalLM"
 
 
-def _turned(reader: ConfigReader, layers: int) -> list[bool]:
-    """Which layers have rotary positions: those marked 1 in `no_rope_layers`, or all but every fourth (or as given)."""
+def _has_rotary(reader: ConfigReader, layers: int) -> list[bool]:
+    """Tells for each layer whether it has rotary embeddings: those that `no_rope_layers` marks with 1.
+
+    By default every `no_rope_layer_interval`-th layer has none.
+    """
     every = reader.size("no_rope_layer_interval", 4)
     marks = reader.take("no_rope_layers", None, (list, type(None)))
     if marks is None:
@@ -44,14 +47,14 @@ def from_hf(reader: ConfigReader) -> DecoderConfig:
     window = None
     if reader.flag("use_sliding_window", False):
         window = size
-    turned = _turned(reader, sizes.layers)
-    kinds = [SLIDING if window and not turns else FULL for turns in turned]
+    has_rotary = _has_rotary(reader, sizes.layers)
+    kinds = [SLIDING if window and not turns else FULL for turns in has_rotary]
     blocks = [
         BlockConfig(
             sizes.attention(position if turns else None, bias=bias, output_bias=bias, window=each),
             feed_forward,
             pre_norm=norm,
         )
-        for turns, each in zip(turned, windows(reader, sizes.layers, window, kinds), strict=True)
+        for turns, each in zip(has_rotary, windows(reader, sizes.layers, window, kinds), strict=True)
     ]
     return decoder(reader, sizes, blocks, norm, context, vocab_size=128256, tied=True, eos=128001)

@@ -14,14 +14,12 @@ NORM_BIASES = (
     TableRow(_LAYER + "attention_norm.bias", _THEIRS + "input_layernorm.bias", "d -> d"),
     TableRow(_LAYER + "feed_forward_norm.bias", _THEIRS + "post_attention_layernorm.bias", "d -> d"),
 )
-_HEAD_NORMS = (
+_QK_NORMS = (
     TableRow(_LAYER + "attention.query_norm.weight", _THEIRS + "self_attn.q_layernorm.norms.{e}.weight", "n h -> n h"),
     TableRow(_LAYER + "attention.key_norm.weight", _THEIRS + "self_attn.k_layernorm.norms.{e}.weight", "n h -> n h"),
 )
 CLASS = "StableLmForCausalLM"
-TABLE = WeightTable(
-    EMBEDDING_AND_HEAD + NORMS + NORM_BIASES + ATTENTION + _HEAD_NORMS + FEED_FORWARD, IGNORED, EMBEDDING
-)
+TABLE = WeightTable(EMBEDDING_AND_HEAD + NORMS + NORM_BIASES + ATTENTION + _QK_NORMS + FEED_FORWARD, IGNORED, EMBEDDING)
 
 
 def from_hf(reader: ConfigReader) -> DecoderConfig:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conversion.gguf import names, particulars
-from conversion.gguf.metadata import Model
+from conversion.gguf.metadata import GGUFModel
 from conversion.gguf.rope import rope
 
 COMMON = {
@@ -36,17 +36,17 @@ class Family:
     """
 
     model_type: str
-    rows: tuple[names.Row, ...]
+    rows: tuple[names.GGUFRow, ...]
     sizes: Mapping[str, str]
     numbers: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     theta: str | None = "rope_theta"
     partial: str | None = None
-    more: Callable[[Model], dict[str, Any]] = lambda model: {}
-    at: tuple[str, ...] = ()
+    extra_config: Callable[[GGUFModel], dict[str, Any]] = lambda model: {}
+    checked_sizes: tuple[str, ...] = ()
 
-    def config(self, model: Model) -> dict[str, Any]:
-        """The config, every key of the metadata accounted for."""
+    def config(self, model: GGUFModel) -> dict[str, Any]:
+        """Returns the config.json of a model. Every key of the metadata must be read."""
         self._check_usual(model)
         config = {
             "model_type": self.model_type,
@@ -57,16 +57,16 @@ class Family:
         }
         if self.theta:
             config |= rope(model, self.theta, self.partial)
-        config |= self.more(model)
+        config |= self.extra_config(model)
         model.finish()
         return config
 
-    def _check_usual(self, model: Model) -> None:
+    def _check_usual(self, model: GGUFModel) -> None:
         sizes = model.sizes
         usual = {"kv_heads": sizes["heads"], "head_dim": sizes["dim"] // sizes["heads"], "hidden": 4 * sizes["dim"]}
         usual |= {"experts": 0} | ({} if self.theta else {"rope_dim": sizes["head_dim"]})
         for size, value in usual.items():
-            if size not in self.sizes.values() and size not in self.at and sizes[size] != value:
+            if size not in self.sizes.values() and size not in self.checked_sizes and sizes[size] != value:
                 raise model.error(f"its {size} is {sizes[size]}, but {value} in a {model.architecture} model")
 
 
@@ -90,10 +90,10 @@ EPS = {"layer_norm_eps": LAYER_NORM}
 
 
 FAMILIES = {
-    "llama": Family("llama", names.LLAMA, HEADED, RMS, SILU, more=particulars.llama),
-    "llama of experts": Family("mixtral", names.MIXTRAL, MIXTRAL, RMS, SILU, more=particulars.mixtral),
-    "granite": Family("granite", names.LLAMA, COMMON, RMS, SILU, more=particulars.granite),
-    "olmo": Family("olmo", names.OLMO, COMMON, {}, SILU, more=particulars.olmo),
+    "llama": Family("llama", names.LLAMA, HEADED, RMS, SILU, extra_config=particulars.llama),
+    "llama of experts": Family("mixtral", names.MIXTRAL, MIXTRAL, RMS, SILU, extra_config=particulars.mixtral),
+    "granite": Family("granite", names.LLAMA, COMMON, RMS, SILU, extra_config=particulars.granite),
+    "olmo": Family("olmo", names.OLMO, COMMON, {}, SILU, extra_config=particulars.olmo),
     "olmo2": Family("olmo2", names.OLMO2, COMMON, RMS, SILU),
     "command-r": Family(
         "cohere",
@@ -101,39 +101,41 @@ FAMILIES = {
         COMMON,
         EPS | {"logit_scale": "logit_scale"},
         SILU,
-        more=particulars.cohere,
+        extra_config=particulars.cohere,
     ),
     "qwen2": Family("qwen2", names.QWEN2, COMMON, RMS, SILU),
-    "qwen2moe": Family("qwen2_moe", names.QWEN2_MOE, COMMON | EXPERTS, RMS, SILU, more=particulars.qwen2_moe),
+    "qwen2moe": Family("qwen2_moe", names.QWEN2_MOE, COMMON | EXPERTS, RMS, SILU, extra_config=particulars.qwen2_moe),
     "qwen3": Family("qwen3", names.QWEN3, HEADED, RMS, SILU),
-    "qwen3moe": Family("qwen3_moe", names.QWEN3_MOE, HEADED | EXPERTS, RMS, SILU, more=particulars.qwen3_moe),
+    "qwen3moe": Family("qwen3_moe", names.QWEN3_MOE, HEADED | EXPERTS, RMS, SILU, extra_config=particulars.qwen3_moe),
     "gemma": Family("gemma", names.GEMMA, HEADED, RMS, GELU_TANH | GEMMA_GELU),
-    "gemma2": Family("gemma2", names.GEMMA2, HEADED, RMS, GEMMA_GELU, more=particulars.gemma2),
-    "gemma3": Family("gemma3_text", names.GEMMA3, HEADED, RMS, GEMMA_GELU, more=particulars.gemma3),
+    "gemma2": Family("gemma2", names.GEMMA2, HEADED, RMS, GEMMA_GELU, extra_config=particulars.gemma2),
+    "gemma3": Family("gemma3_text", names.GEMMA3, HEADED, RMS, GEMMA_GELU, extra_config=particulars.gemma3),
     "phi2": Family("phi", names.PHI, COMMON, EPS, {"hidden_act": "gelu_new"}, partial="partial_rotary_factor"),
-    "phi3": Family("phi3", names.PHI3, COMMON, RMS, SILU, partial="partial_rotary_factor", more=particulars.phi3),
+    "phi3": Family(
+        "phi3", names.PHI3, COMMON, RMS, SILU, partial="partial_rotary_factor", extra_config=particulars.phi3
+    ),
     "stablelm": Family(
         *("stablelm", names.STABLELM, COMMON, EPS, SILU),
         partial="partial_rotary_factor",
-        more=particulars.stablelm,
+        extra_config=particulars.stablelm,
     ),
     "starcoder2": Family(
         *("starcoder2", names.STARCODER2, COMMON),
         numbers={"norm_epsilon": LAYER_NORM},
         fixed=GELU_TANH,
-        more=particulars.starcoder2,
+        extra_config=particulars.starcoder2,
     ),
     "gptneox": Family(
         *("gpt_neox", names.GPT_NEOX, NEOX, EPS),
         theta="rotary_emb_base",
         partial="rotary_pct",
-        more=particulars.gpt_neox,
+        extra_config=particulars.gpt_neox,
     ),
     "falcon": Family(
         *("falcon", names.FALCON, FALCON, EPSILON),
         fixed=FALCON_FIXED | {"new_decoder_architecture": False, "multi_query": True},
-        more=particulars.falcon_7b,
-        at=("kv_heads",),
+        extra_config=particulars.falcon_7b,
+        checked_sizes=("kv_heads",),
     ),
     "falcon with two norms": Family(
         *("falcon", names.FALCON_40B, FALCON | {"num_kv_heads": "kv_heads"}, EPSILON),
@@ -148,19 +150,19 @@ FAMILIES = {
         *("gpt_bigcode", names.GPT_BIGCODE, GPT2, EPSILON),
         fixed={"activation_function": "gelu_pytorch_tanh"},
         theta=None,
-        more=particulars.bigcode,
-        at=("kv_heads",),
+        extra_config=particulars.bigcode,
+        checked_sizes=("kv_heads",),
     ),
     "bloom": Family("bloom", names.BLOOM, BLOOM, EPSILON, theta=None),
-    "mpt": Family("mpt", names.MPT, MPT, EPSILON, theta=None, more=particulars.mpt, at=("hidden",)),
+    "mpt": Family("mpt", names.MPT, MPT, EPSILON, theta=None, extra_config=particulars.mpt, checked_sizes=("hidden",)),
 }
 
 
 KNOWN = tuple(name for name in FAMILIES if " " not in name)  # GGUF's own names
 
 
-def family_of(model: Model) -> Family:
-    """The row of a model's architecture, which is one of `KNOWN`."""
+def family_of(model: GGUFModel) -> Family:
+    """Returns the family of a model, whose architecture is one of `KNOWN`."""
     name = model.architecture
     if name == "llama" and model.sizes["experts"]:
         name = "llama of experts"  # Mixtral

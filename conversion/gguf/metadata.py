@@ -38,7 +38,7 @@ NEUTRAL = {
 
 
 @dataclass(frozen=True)
-class Model:
+class GGUFModel:
     """What a file says of its model: keys yet to be taken, the sizes that all have, and the tensors."""
 
     header: Header
@@ -48,25 +48,25 @@ class Model:
     tensors: Mapping[str, Stored]
 
     def key(self, name: str) -> str:
-        """The full name of a key of this architecture."""
+        """Returns the full name of one of the architecture's keys."""
         return f"{self.architecture}.{name}"
 
     def size(self, name: str, *default: Any) -> int:
-        """A positive whole number of this architecture."""
+        """Returns a positive integer."""
         return self.keys.size(self.key(name), *default)
 
     def number(self, name: str, *default: Any) -> float:
-        """A positive number of this architecture."""
+        """Returns a positive number."""
         return self.keys.number(self.key(name), *default)
 
     def number_or_none(self, name: str) -> float | None:
-        """A positive number, or None where the file has none."""
+        """Returns a positive number, or None if the key is missing."""
         if self.key(name) in self.header.values:
             return self.number(name)
         return None
 
     def flag(self, name: str, default: bool) -> bool:
-        """True or false."""
+        """Returns true or false."""
         return self.keys.flag(self.key(name), default)
 
     def has(self, name: str) -> bool:
@@ -74,18 +74,18 @@ class Model:
         return name in self.tensors
 
     def error(self, problem: str) -> InputError:
-        """What to raise: one line that names the file."""
+        """Returns an error whose message starts with the file."""
         return InputError(f"{self.header.file}: {problem}")
 
     def finish(self) -> None:
-        """Refuses every key that nobody has taken, unless it changes nothing."""
+        """Rejects every key that was not read, unless it is known to change nothing."""
         for name, values in NEUTRAL.items():
             self.keys.neutral(self.key(name), values)
         self.keys.finish()
 
 
-def read_model(header: Header, tensors: Mapping[str, Stored], known: Sequence[str]) -> Model:
-    """The model of a file, of one of the known architectures, its sizes read.
+def read_model(header: Header, tensors: Mapping[str, Stored], known: Sequence[str]) -> GGUFModel:
+    """Reads what the metadata of a file say of its model, including its sizes.
 
     Raises:
         InputError: a key is missing or of no sense, or the file is none of a model.
@@ -98,12 +98,12 @@ def read_model(header: Header, tensors: Mapping[str, Stored], known: Sequence[st
         problem = f"general.architecture {architecture[:40]!r} is not supported; known: {', '.join(known)}"
         raise InputError(f"{header.file}: {problem}")
     left = {key: value for key, value in header.values.items() if not key.startswith(tuple(HARMLESS))}
-    model = Model(header, architecture, ConfigReader(left, str(header.file)), {}, tensors)
+    model = GGUFModel(header, architecture, ConfigReader(left, str(header.file)), {}, tensors)
     model.sizes.update(_sizes(model))
     return model
 
 
-def _sizes(model: Model) -> dict[str, int]:
+def _sizes(model: GGUFModel) -> dict[str, int]:
     embedding = model.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise model.error("tensor token_embd.weight: missing, or not a matrix")
@@ -130,7 +130,7 @@ def _sizes(model: Model) -> dict[str, int]:
 
 
 def token_ids(header: Header) -> dict[str, Any]:
-    """The keys of a config that say what begins a text and what ends it."""
+    """Returns the BOS and EOS token ids, as keys of config.json."""
     reader = ConfigReader(header.values, str(header.file))
     begins, *ends = (reader.token_ids(f"tokenizer.ggml.{name}_token_id", None) for name in ("bos", "eos", "eot", "eom"))
     ids = [token_id for given in ends for token_id in given]

@@ -10,16 +10,16 @@ from typing import NamedTuple
 from conversion.gguf.transforms import CHANGES
 
 
-class Row(NamedTuple):
+class GGUFRow(NamedTuple):
     """One module: Hugging Face's name, the file's name, a key of `CHANGES`, whether it has to be there."""
 
-    name: str
-    own: str
+    target: str
+    source: str
     change: str
     optional: bool
 
 
-def rows(stem: str, *texts: str) -> tuple[Row, ...]:
+def rows(stem: str, *texts: str) -> tuple[GGUFRow, ...]:
     """Reads lines as above; `stem` is what Hugging Face's names in layers begin with."""
     result = []
     for line in filter(str.strip, "\n".join(texts).splitlines()):
@@ -28,7 +28,9 @@ def rows(stem: str, *texts: str) -> tuple[Row, ...]:
         change = next((word for word in rest if word != "optional"), "")
         assert change in CHANGES, line
         layered = name.startswith(".")
-        result.append(Row(stem + name if layered else name, f"blk.{{i}}.{own}" if layered else own, change, optional))
+        result.append(
+            GGUFRow(stem + name if layered else name, f"blk.{{i}}.{own}" if layered else own, change, optional)
+        )
     return tuple(result)
 
 

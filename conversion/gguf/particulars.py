@@ -2,37 +2,37 @@
 
 from typing import Any
 
-from conversion.gguf.metadata import Model
+from conversion.gguf.metadata import GGUFModel
 
 
-def llama(model: Model) -> dict[str, Any]:
-    """Which biases there are."""
+def llama(model: GGUFModel) -> dict[str, Any]:
+    """Reads which biases the model has."""
     return {
         "attention_bias": model.has("blk.0.attn_q.bias"),
         "mlp_bias": model.has("blk.0.ffn_gate.bias"),
     }
 
 
-def mixtral(model: Model) -> dict[str, Any]:
-    """Experts; the window that some configs have was never used."""
+def mixtral(model: GGUFModel) -> dict[str, Any]:
+    """Reads the experts. Mixtral never used the window that some configs have."""
     return {"num_experts_per_tok": model.size("expert_used_count"), "sliding_window": None}
 
 
-def granite(model: Model) -> dict[str, Any]:
-    """The four scales."""
+def granite(model: GGUFModel) -> dict[str, Any]:
+    """Reads the four multipliers."""
     scales = {"attention_multiplier": "attention.scale", "embedding_multiplier": "embedding_scale"}
     scales |= {"residual_multiplier": "residual_scale", "logits_scaling": "logit_scale"}
     return llama(model) | {key: model.number(name) for key, name in scales.items()}
 
 
-def olmo(model: Model) -> dict[str, Any]:
-    """The limit of queries, keys and values; the norms have no weights."""
+def olmo(model: GGUFModel) -> dict[str, Any]:
+    """Reads the bound of queries, keys and values. The norms have no weights."""
     model.keys.neutral(model.key("attention.layer_norm_epsilon"), (1e-5,))  # Transformers has it in its code
     return {"clip_qkv": model.number_or_none("attention.clamp_kqv")}
 
 
-def qwen2_moe(model: Model) -> dict[str, Any]:
-    """Experts, and the one that all tokens share."""
+def qwen2_moe(model: GGUFModel) -> dict[str, Any]:
+    """Reads the routed experts and the shared expert."""
     return {"norm_topk_prob": False} | {
         "num_experts_per_tok": model.size("expert_used_count"),
         "moe_intermediate_size": model.size("expert_feed_forward_length"),
@@ -40,24 +40,24 @@ def qwen2_moe(model: Model) -> dict[str, Any]:
     }
 
 
-def qwen3_moe(model: Model) -> dict[str, Any]:
-    """Experts."""
+def qwen3_moe(model: GGUFModel) -> dict[str, Any]:
+    """Reads the experts."""
     return {"norm_topk_prob": True} | {
         "num_experts_per_tok": model.size("expert_used_count"),
         "moe_intermediate_size": model.size("expert_feed_forward_length"),
     }
 
 
-def _query_scale(model: Model, layers_27b: int) -> int:
-    """`query_pre_attn_scalar`, which files leave to the reader: not a head's size in the models of 27B only."""
+def _query_scale(model: GGUFModel, layers_27b: int) -> int:
+    """Returns `query_pre_attn_scalar`, which GGUF files leave out: the head size, except in the 27B models."""
     sizes = model.sizes
     if sizes["layers"] == layers_27b:
         return sizes["dim"] // sizes["heads"]
     return sizes["head_dim"]
 
 
-def gemma2(model: Model) -> dict[str, Any]:
-    """The window of every other layer, the soft limits of scores and logits."""
+def gemma2(model: GGUFModel) -> dict[str, Any]:
+    """Reads the window of every other layer, and the soft caps of scores and logits."""
     return {
         "query_pre_attn_scalar": _query_scale(model, 46),
         "sliding_window": model.size("attention.sliding_window", 4096),
@@ -66,8 +66,8 @@ def gemma2(model: Model) -> dict[str, Any]:
     }
 
 
-def gemma3(model: Model) -> dict[str, Any]:
-    """The window of five layers of six, and the rotary base in these."""
+def gemma3(model: GGUFModel) -> dict[str, Any]:
+    """Reads the window of five of six layers, and the rotary base of these layers."""
     return {
         "query_pre_attn_scalar": _query_scale(model, 62),
         "sliding_window": model.size("attention.sliding_window"),
@@ -78,22 +78,22 @@ def gemma3(model: Model) -> dict[str, Any]:
     }
 
 
-def phi3(model: Model) -> dict[str, Any]:
-    """The window, and the length that a long context was extended from."""
+def phi3(model: GGUFModel) -> dict[str, Any]:
+    """Reads the window, and the original length of LongRoPE."""
     window = model.keys.take(model.key("attention.sliding_window"), kinds=(int,))
     original = model.header.values.get(model.key("rope.scaling.original_context_length"), model.sizes["context"])
     return {"sliding_window": window or None, "original_max_position_embeddings": original}
 
 
-def bigcode(model: Model) -> dict[str, Any]:
-    """Whether all heads share one key and value."""
+def bigcode(model: GGUFModel) -> dict[str, Any]:
+    """Reads whether all query heads share one key-value head."""
     if model.sizes["kv_heads"] not in (1, model.sizes["heads"]):
         raise model.error(f"{model.key('attention.head_count_kv')} is neither 1 nor the number of heads")
     return {"multi_query": model.sizes["kv_heads"] == 1}
 
 
-def gpt_neox(model: Model) -> dict[str, Any]:
-    """The activation and the kind of block."""
+def gpt_neox(model: GGUFModel) -> dict[str, Any]:
+    """Reads the activation, and whether blocks are parallel."""
     # GPT-NeoX-20B has the approximate GELU, Pythia and those trained from it the exact one.
     original = (model.sizes["layers"], model.sizes["dim"]) == (44, 6144)
     return {
@@ -103,20 +103,20 @@ def gpt_neox(model: Model) -> dict[str, Any]:
     }
 
 
-def starcoder2(model: Model) -> dict[str, Any]:
-    """Which biases there are."""
+def starcoder2(model: GGUFModel) -> dict[str, Any]:
+    """Reads which biases the model has."""
     return {"use_bias": model.has("blk.0.attn_q.bias"), "sliding_window": None}
 
 
-def falcon_7b(model: Model) -> dict[str, Any]:
-    """Refuses the kin that the file does not tell in full."""
+def falcon_7b(model: GGUFModel) -> dict[str, Any]:
+    """Rejects Falcon models whose GGUF files are incomplete."""
     if model.sizes["kv_heads"] != 1:  # Falcon 11B, whose rotary base the file does not tell
         raise model.error("several key-value heads, and tensor blk.0.attn_norm_2.weight is missing")
     return {}
 
 
-def stablelm(model: Model) -> dict[str, Any]:
-    """Which biases and norms there are, and the kind of block."""
+def stablelm(model: GGUFModel) -> dict[str, Any]:
+    """Reads which biases and norms the model has, and whether blocks are parallel."""
     return {
         "use_qkv_bias": model.has("blk.0.attn_q.bias"),
         "qk_layernorm": model.has("blk.0.attn_q_norm.weight"),
@@ -124,8 +124,8 @@ def stablelm(model: Model) -> dict[str, Any]:
     }
 
 
-def mpt(model: Model) -> dict[str, Any]:
-    """The hidden size, and the biases by distance."""
+def mpt(model: GGUFModel) -> dict[str, Any]:
+    """Reads the hidden size and the ALiBi settings."""
     if model.sizes["hidden"] % model.sizes["dim"]:
         raise model.error(f"{model.key('feed_forward_length')} is not a multiple of embedding_length")
     most = model.number("attention.max_alibi_bias")
@@ -139,6 +139,6 @@ def mpt(model: Model) -> dict[str, Any]:
     }
 
 
-def cohere(model: Model) -> dict[str, Any]:
-    """Which biases and norms there are."""
+def cohere(model: GGUFModel) -> dict[str, Any]:
+    """Reads which biases and norms the model has."""
     return {"use_qk_norm": model.has("blk.0.attn_q_norm.weight"), "attention_bias": model.has("blk.0.attn_q.bias")}

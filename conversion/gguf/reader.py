@@ -34,27 +34,27 @@ class Stored(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The size in the file."""
+        """Size in the file."""
         weights, size = GGML_QUANT_SIZES[self.kind]
         return math.prod(self.shape) // weights * size
 
     def part(self, index: int) -> "Stored":
-        """One slice of the slowest axis, such as one expert of several."""
+        """Returns one slice along the first axis, such as one expert of several."""
         step = self.nbytes // self.shape[0]
         return self._replace(shape=self.shape[1:], offset=self.offset + index * step)
 
     def raw(self) -> Tensor:
-        """The bytes, whatever they stand for."""
+        """Returns the bytes of the tensor."""
         read = partial(map_array, self.file, self.offset, np.dtype(np.uint8), (self.nbytes,))
         return Tensor((self.nbytes,), np.dtype(np.uint8), read, self.file)
 
     @property
     def dtype(self) -> np.dtype:
-        """That of the weights; float32, which holds them exactly, for quantised ones."""
+        """Dtype of the weights; float32 for quantized ones, which it holds exactly."""
         return STORED.get(self.kind, np.dtype(np.float32))
 
     def read(self) -> np.ndarray:
-        """The weights, memory-mapped unless they are quantised."""
+        """Returns the weights, memory-mapped unless they are quantized."""
         if self.kind in STORED:
             return map_array(self.file, self.offset, self.dtype, self.shape)
         weights, size = GGML_QUANT_SIZES[self.kind]
@@ -64,7 +64,7 @@ class Stored(NamedTuple):
 
 
 def read_gguf(path: Path) -> tuple[Header, dict[str, Stored]]:
-    """The header of a file, or of the first shard of several, and the tensors of all.
+    """Reads the header of a file, or of the first of several shards, and finds the tensors of all shards.
 
     Raises:
         InputError: a file is broken or missing, or a tensor is of a type that cannot be read; one line.
@@ -85,7 +85,7 @@ def read_gguf(path: Path) -> tuple[Header, dict[str, Stored]]:
 
 
 def _later_shards(header: Header) -> list[Path]:
-    """The files that follow the first, by their names: NAME-00002-of-00003.gguf."""
+    """Returns the files that follow the first shard: NAME-00002-of-00003.gguf and so on."""
     count = header.values.get("split.count", 1)
     found = SHARD.fullmatch(header.file.name)
     named = 1
@@ -101,7 +101,7 @@ def _later_shards(header: Header) -> list[Path]:
 
 
 def _stored(where: str, file: Path, info: TensorInfo) -> Stored:
-    """The tensor, checked to be of a known type and to lie within its file."""
+    """Returns a tensor, after checking that its type is known and that it lies within its file."""
     try:
         kind = GGMLQuantizationType(info.kind)
     except ValueError:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conversion.gguf.metadata import Model
+from conversion.gguf.metadata import GGUFModel
 from conversion.gguf.reader import STORED
 
 # Kinds of scaling that are told by tensors.
@@ -17,8 +17,8 @@ TENSORS = {
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
-def rope(model: Model, theta: str = "rope_theta", partial: str | None = None) -> dict[str, Any]:
-    """The keys of a config that tell its rotary positions; `theta` and `partial` are Hugging Face's names of two.
+def rope(model: GGUFModel, theta: str = "rope_theta", partial: str | None = None) -> dict[str, Any]:
+    """Returns the rotary keys of config.json; `theta` and `partial` are Hugging Face's names of two of them.
 
     Raises:
         InputError: a kind of scaling that is not known, or one that the file does not tell in full.
@@ -45,17 +45,17 @@ def rope(model: Model, theta: str = "rope_theta", partial: str | None = None) ->
 
 
 def _fraction(dim: int, head_dim: int) -> float:
-    """What Transformers multiplies a head's size with and cuts off to have `dim` again."""
+    """Returns the `partial_rotary_factor` from which Transformers computes `dim` exactly."""
     return next(f for f in (dim / head_dim, math.nextafter(dim / head_dim, 2)) if int(head_dim * f) == dim)
 
 
-def _none(model: Model, base: float) -> dict[str, Any]:
+def _none(model: GGUFModel, base: float) -> dict[str, Any]:
     model.keys.neutral(model.key("rope.scaling.factor"), (0.0, 1.0))
     model.keys.take(model.key("rope.scaling.original_context_length"), None)  # what a scaling would start from
     return {}
 
 
-def _linear(model: Model, base: float) -> dict[str, Any]:
+def _linear(model: GGUFModel, base: float) -> dict[str, Any]:
     model.keys.take(model.key("rope.scaling.original_context_length"), None)
     factor = model.number("rope.scaling.factor")
     if factor == 1.0:
@@ -63,7 +63,7 @@ def _linear(model: Model, base: float) -> dict[str, Any]:
     return {"factor": factor}
 
 
-def _yarn(model: Model, base: float) -> dict[str, Any]:
+def _yarn(model: GGUFModel, base: float) -> dict[str, Any]:
     model.keys.neutral(model.key("rope.scaling.yarn_ext_factor"), (1.0,))
     names = {"attention_factor": "attn_factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow"}
     optional = {name: model.number_or_none(f"rope.scaling.yarn_{own}") for name, own in names.items()}
@@ -74,8 +74,10 @@ def _yarn(model: Model, base: float) -> dict[str, Any]:
     }
 
 
-def _llama3(model: Model, base: float) -> dict[str, Any]:
-    """What the divisors of the frequencies were computed with, which the file does not say: tried and compared.
+def _llama3(model: GGUFModel, base: float) -> dict[str, Any]:
+    """Returns the settings from which the divisors of the frequencies were computed.
+
+    The file has only the divisors: the settings of Llama 3 are tried, and the result is compared.
 
     The formula is that of `generate_extra_tensors` in llama.cpp's conversion/llama.py.
     """
@@ -92,8 +94,8 @@ def _llama3(model: Model, base: float) -> dict[str, Any]:
     return {"factor": factor, **LLAMA3}
 
 
-def _longrope(model: Model, base: float) -> dict[str, Any]:
-    """Phi-3's factors; its attention factor is a function of the two lengths, here and in Transformers."""
+def _longrope(model: GGUFModel, base: float) -> dict[str, Any]:
+    """Returns LongRoPE's factors. The attention factor must be the one that Transformers computes of the lengths."""
     context = model.sizes["context"]
     original = model.size("rope.scaling.original_context_length", context)
     ratio = context / original
@@ -110,15 +112,15 @@ def _longrope(model: Model, base: float) -> dict[str, Any]:
     return {"short_factor": short, "long_factor": long, "original_max_position_embeddings": original}
 
 
-def _vector(model: Model, name: str) -> np.ndarray:
-    """A tensor with a number for each frequency."""
+def _vector(model: GGUFModel, name: str) -> np.ndarray:
+    """Returns a tensor with one number for each frequency."""
     tensor = model.tensors.get(name)
     if tensor is None or tensor.kind not in STORED or tensor.shape != (model.sizes["rope_dim"] // 2,):
         raise model.error(f"tensor {name}: missing, or not of {model.sizes['rope_dim'] // 2} floating-point values")
     return tensor.read().astype(np.float32)
 
 
-_SCALINGS: dict[str, Callable[[Model, float], dict[str, Any]]] = {
+_SCALINGS: dict[str, Callable[[GGUFModel, float], dict[str, Any]]] = {
     "none": _none,
     "linear": _linear,
     "yarn": _yarn,

@@ -13,8 +13,8 @@ import numpy as np
 
 from conversion.files import Tensor, first, same_bytes
 from conversion.gguf.families import KNOWN, family_of
-from conversion.gguf.metadata import Model, read_model, token_ids
-from conversion.gguf.names import Row
+from conversion.gguf.metadata import GGUFModel, read_model, token_ids
+from conversion.gguf.names import GGUFRow
 from conversion.gguf.reader import Stored, read_gguf
 from conversion.gguf.rope import TENSORS
 from conversion.gguf.transforms import CHANGES, Change, Sizes
@@ -24,14 +24,14 @@ VOCABULARY = "tokenizer.gguf"
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class VocabularyFile:
     """The vocabulary of a GGUF file, as a file of its own without the weights."""
 
     header: Header
     name: str = VOCABULARY
 
     def read_bytes(self) -> bytes:
-        """What the file holds."""
+        """Returns the content of the file."""
         return self.header.only("tokenizer.", "general.architecture", "general.name")
 
 
@@ -40,11 +40,11 @@ class Presented(NamedTuple):
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
-    vocabulary: Vocabulary | None
+    vocabulary: VocabularyFile | None
 
 
 def present_gguf(path: Path) -> Presented:
-    """Hugging Face's config and tensors for a GGUF file, or for the first of its shards.
+    """Returns Hugging Face's config and tensors for a GGUF file, or for the first of its shards.
 
     Tensors are read, and dequantised (to float32), one by one when asked for; experts, which the file has in one
     tensor, each on its own. An output matrix that is the embedding byte for byte is left out.
@@ -70,16 +70,16 @@ def present_gguf(path: Path) -> Presented:
             name: tensor for name, tensor in tensors.items() if name not in ("lm_head.weight", "embed_out.weight")
         }
     config |= token_ids(header)
-    return Presented(config, tensors, Vocabulary(header) if "tokenizer.ggml.tokens" in header.values else None)
+    return Presented(config, tensors, VocabularyFile(header) if "tokenizer.ggml.tokens" in header.values else None)
 
 
-def _tensors(model: Model, rows: tuple[Row, ...]) -> tuple[dict[str, Tensor], set[str]]:
-    """The tensors that the rows make, and the names of those they are made from."""
+def _tensors(model: GGUFModel, rows: tuple[GGUFRow, ...]) -> tuple[dict[str, Tensor], set[str]]:
+    """Returns the tensors that the rows give, and the names of the tensors in the file that they use."""
     tensors: dict[str, Tensor] = {}
     claimed: set[str] = set()
     for layer in range(model.sizes["layers"]):
-        for row in rows if layer == 0 else [row for row in rows if "{i}" in row.own]:
-            own = row.own.format(i=layer)
+        for row in rows if layer == 0 else [row for row in rows if "{i}" in row.source]:
+            own = row.source.format(i=layer)
             if not row.optional and not model.has(f"{own}.weight"):
                 raise model.error(f"tensor '{own}.weight' is missing")
             for kind in ("weight", "bias"):
@@ -89,20 +89,20 @@ def _tensors(model: Model, rows: tuple[Row, ...]) -> tuple[dict[str, Tensor], se
     return tensors, claimed
 
 
-def _changed(model: Model, row: Row, own: str, layer: int) -> Iterator[tuple[str, Tensor]]:
-    """One tensor of the file under its name, or each slice of it under a name of its own."""
+def _changed(model: GGUFModel, row: GGUFRow, name: str, layer: int) -> Iterator[tuple[str, Tensor]]:
+    """Yields a tensor of the file under its Hugging Face name, or each slice of it under a name of its own."""
     change = CHANGES[row.change]
-    stored = model.tensors[own]
-    kind = own.rpartition(".")[2]
+    stored = model.tensors[name]
+    kind = name.rpartition(".")[2]
     if change.rows and (stored.shape[0] != (rows := change.rows(model.sizes))):
-        raise model.error(f"tensor {own!r} has {stored.shape[0]} rows, but its metadata make it {rows}")
-    if "{e}" not in row.name:
-        yield f"{row.name.format(i=layer)}.{kind}", _tensor(stored, change, model.sizes)
+        raise model.error(f"tensor {name!r} has {stored.shape[0]} rows, but its metadata make it {rows}")
+    if "{e}" not in row.target:
+        yield f"{row.target.format(i=layer)}.{kind}", _tensor(stored, change, model.sizes)
         return
     if len(stored.shape) < 2:
-        raise model.error(f"tensor {own!r} has one dimension")
+        raise model.error(f"tensor {name!r} has one dimension")
     for index in range(stored.shape[0]):
-        yield f"{row.name.format(i=layer, e=index)}.{kind}", _tensor(stored.part(index), change, model.sizes)
+        yield f"{row.target.format(i=layer, e=index)}.{kind}", _tensor(stored.part(index), change, model.sizes)
 
 
 def _tensor(stored: Stored, change: Change, sizes: Sizes) -> Tensor:

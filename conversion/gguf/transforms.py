@@ -22,7 +22,7 @@ class Change(NamedTuple):
 
 
 def _unrotated(heads: str) -> Change:
-    """Neighbouring rows are rotated with each other; Hugging Face rotates a head's first half with its second."""
+    """Reorders rows from interleaved rotary pairs to pairs that are half a head apart."""
 
     def apply(array: np.ndarray, sizes: Sizes) -> np.ndarray:
         return rearrange(array, "(n h two) ... -> (n two h) ...", n=sizes[heads], two=2)
@@ -31,12 +31,12 @@ def _unrotated(heads: str) -> Change:
 
 
 def _interleaved(array: np.ndarray, sizes: Sizes) -> np.ndarray:
-    """All queries, all keys, all values -> query, key and value head by head."""
+    """Reorders all queries, all keys, all values to query, key and value of each head."""
     return rearrange(array, "(three n h) ... -> (n three h) ...", three=3, n=sizes["heads"])
 
 
 def _grouped(array: np.ndarray, sizes: Sizes) -> np.ndarray:
-    """All queries, all keys, all values -> by key-value head: its queries, its key, its value."""
+    """Reorders all queries, all keys, all values to queries, key and value of each key-value head."""
     rows = sizes["head_dim"]
     groups = sizes["kv_heads"]
     ends = (sizes["heads"] * rows, (sizes["heads"] + groups) * rows)

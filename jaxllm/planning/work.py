@@ -20,7 +20,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of them, at the widest moment."""
+        """Sum of weights, cache and activations."""
         return self.weights + self.cache + self.activations
 
 

@@ -14,7 +14,7 @@ _KNOWN = "tokenizer.json, tokenizer.model, vocab.json with merges.txt, or a .ggu
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read a tokenizer from a file, or from the directory of a model.
+    """Reads a tokenizer from a file, or from the directory of a model.
 
     Of a directory's files the first of these is read: tokenizer.json (Hugging Face), tokenizer.model (sentencepiece, or
     Meta's for Llama 3), vocab.json with merges.txt (GPT-2), NAME.gguf. All but the last take special tokens and the

@@ -30,7 +30,7 @@ class SegmentedVocabulary(ABC):
         self._after: tuple[int, ...] = ()
 
     def surround(self, before: int | None = None, after: int | None = None) -> None:
-        """Choose what `encode` puts around a text when it is asked for special tokens."""
+        """Sets the tokens that `encode` adds before and after a text."""
         self._before = () if before is None else (before,)
         self._after = () if after is None else (after,)
 

@@ -78,7 +78,9 @@ class SentencePieceVocabulary(SegmentedVocabulary):
 
 
 def load_sentencepiece(path: Path, settings: Settings) -> Tokenizer:
-    """Read a sentencepiece model. BOS is added unless tokenizer_config.json says otherwise, EOS only if it says so.
+    """Reads a sentencepiece model.
+
+    By default BOS is added and EOS is not; tokenizer_config.json may say otherwise.
 
     Raises:
         InputError: the file is not such a model.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
-    """What sentencepiece does with bytes that are not UTF-8: one U+FFFD each. Python gives one per broken character."""
+    """Replaces each byte that is not UTF-8 by U+FFFD, as sentencepiece does; Python has one per broken character."""
     assert isinstance(error, UnicodeDecodeError)
     return "\ufffd" * (error.end - error.start), error.end
 
@@ -41,7 +41,7 @@ class TextStream:
         return self._utf8.decode(piece)
 
     def finish(self) -> str:
-        """What was held back, an unfinished character as U+FFFD. The stream then starts afresh."""
+        """Returns the text that was held back, an unfinished character as U+FFFD, and resets the stream."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         self._first = True

@@ -74,7 +74,7 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def load_gpt2(vocab: Path, merges: Path, settings: Settings) -> Tokenizer:
-    """Read vocab.json (token to id, bytes as GPT-2's characters) and merges.txt (pairs in order of priority).
+    """Reads vocab.json (token to id, bytes as GPT-2's characters) and merges.txt (pairs in order of priority).
 
     Raises:
         InputError: the files are not a byte-level vocabulary, do not fit each other, or belong to a kind of tokenizer
@@ -131,7 +131,9 @@ def is_tiktoken(path: Path) -> bool:
 
 
 def load_llama3(path: Path, settings: Settings) -> Tokenizer:
-    """Read Meta's tokenizer.model of Llama 3: a line of base64 and a rank per token. BOS is added to every text.
+    """Reads Meta's tokenizer.model of Llama 3, which has a token in base64 and its rank on each line.
+
+    BOS is added to every text.
 
     Raises:
         InputError: the file is broken, or another model's, whose pattern and special tokens it does not tell.

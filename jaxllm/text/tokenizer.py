@@ -64,7 +64,10 @@ class Tokenizer:
     def from_settings(
         cls, vocabulary: Vocabulary, name: str, settings: Settings, bos: int | None = None, *eos: int | None
     ) -> Tokenizer:
-        """With a vocabulary's own BOS and EOS, unless the files beside it name others; those may name more EOS ids."""
+        """Creates a tokenizer with the vocabulary's BOS and EOS, unless the files beside it name others.
+
+        Those files may name further EOS ids.
+        """
         ids = {key: vocabulary.token_id(token) for key, token in settings.special_tokens.items()}
         begins = _valid(ids.get("bos_token"), bos)
         ends = _valid(ids.get("eos_token")) or _valid(*eos)
@@ -111,7 +114,7 @@ class Tokenizer:
         return "".join([*map(stream.push, ids), stream.finish()])
 
     def stream(self, skip_special_tokens: bool = True) -> TextStream:
-        """A detokenizer that takes ids one by one.
+        """Returns a detokenizer that takes ids one by one.
 
         Like `decode` it treats its first id as the start of a text, which loses its leading space in a sentencepiece
         vocabulary. To continue a prompt with its spaces, push the prompt's ids first and drop what they return.
@@ -149,7 +152,9 @@ class Tokenizer:
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> str:
-        """A conversation as the text that the model was trained on. Its special tokens are in it: encode adding none.
+        """Renders a conversation as the text that the model was trained on.
+
+        The text contains the special tokens: encode it without adding any.
 
         Args:
             messages: dicts of plain JSON data, as a rule {"role": "user", "content": "..."}.
@@ -177,5 +182,5 @@ class Tokenizer:
 
 
 def _valid(*ids: int | None) -> tuple[int, ...]:
-    """Without what stands for no token: None, and -1 in sentencepiece models."""
+    """Removes values that stand for no token: None, and -1 in sentencepiece models."""
     return tuple(i for i in ids if i is not None and i >= 0)

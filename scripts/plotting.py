@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.errors import InputError
-from scripts.command import require_writable
+from scripts.command_line import require_writable
 
 
-def require_drawing(path: Path) -> None:
+def require_plotting(path: Path) -> None:
     """Raises InputError where nothing could be drawn into a PNG file: without matplotlib, or a place to write it."""
     if find_spec("matplotlib") is None:
         raise InputError('drawing needs matplotlib: pip install -e ".[plot]"')
@@ -20,7 +20,7 @@ def require_drawing(path: Path) -> None:
 
 
 @contextmanager
-def axes(path: Path, width: float, height: float) -> Iterator[Any]:
+def png_axes(path: Path, width: float, height: float) -> Iterator[Any]:
     """Axes to draw on, of so many inches, that are written to a PNG file in the end."""
     from matplotlib.figure import Figure
 

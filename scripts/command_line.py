@@ -10,14 +10,14 @@ from jaxllm.errors import InputError
 
 
 @contextmanager
-def mistakes(script: str) -> Iterator[None]:
+def exit_on_error(prog: str) -> Iterator[None]:
     """Ends with one line and exit code 2 for a mistake of input, as `jaxllm` does; to be put on a `main`."""
     try:
         yield
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
     except (InputError, OSError) as error:
-        print(f"{script}: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         sys.exit(2)
 
 
