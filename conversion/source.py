@@ -116,7 +116,7 @@ def open_source(path_or_repo: str | Path, revision: str | None = None) -> Source
         return Source(path, config, auxiliary, lambda: (params.layout, tensors))
     if (file := only_gguf(path)) is not None:
         return _open_gguf(path, file, auxiliary)
-    raise _unrecognised(path)
+    raise _unrecognized(path)
 
 
 def _is_described(path: Path) -> bool:
@@ -134,10 +134,10 @@ def _open_weights(path: Path, quantization: Quantization | None) -> Weights:
             if quantization is None:
                 return (layout, tensors)
             return (quantization.name, quantization.present(tensors))
-    raise _unrecognised(path)
+    raise _unrecognized(path)
 
 
-def _unrecognised(path: Path) -> InputError:
+def _unrecognized(path: Path) -> InputError:
     kinds = "model.safetensors, pytorch_model.bin, .index.json of these, params.json or .gguf"
     return InputError(f"{path}: not a checkpoint: no {kinds}")
 

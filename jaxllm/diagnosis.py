@@ -42,9 +42,7 @@ CALLS = {
     "Llama 3 8B, decoding": _STEP,
     "Mistral 7B, a prompt": replace(_PROMPT, **_WINDOW),
     "Mistral 7B, the rest of a prompt": replace(_PROMPT, keys=4096 + 2048, has_offsets=True, **_WINDOW),
-    "Mistral 7B, decoding": replace(
-        _STEP, keys=4096, has_offsets=False, has_lengths=True, spec=AttentionSpec(1.0, causal=False)
-    ),
+    "Mistral 7B, decoding": replace(_STEP, keys=4096, has_offsets=False, spec=AttentionSpec(1.0, causal=False)),
     "Gemma 2 9B, a prompt": replace(_PROMPT, **_GEMMA),
     "Gemma 2 9B, decoding": replace(_STEP, **_GEMMA),
     "DeepSeek V3, a prompt": replace(_PROMPT, **_LATENT),

@@ -84,7 +84,7 @@ def expected(call: Call, dtype: str, arguments: tuple[jax.Array, ...]) -> tuple[
     It is twice what blockwise attention in that dtype is off by, as long as that is a matter of rounding.
 
     Raises:
-        ValueError: in float32 blockwise attention is not the reference, where that fits into memory.
+      ValueError: blockwise attention in float32 differs from the reference, if the reference fits into memory.
     """
     program = ours(blockwise).program
     with jax.default_matmul_precision("highest"):

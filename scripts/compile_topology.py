@@ -71,7 +71,7 @@ def devices_of(topology: str) -> list[Any]:
     """The devices of `KIND:SHAPE`, as in v5e:4x4; for `cuda:N` that many placeholders.
 
     Raises:
-        InputError: no such topology, or no compiler for it.
+      InputError: no such topology, or no compiler for it.
     """
     if re.fullmatch(r"cuda:[1-9]\d{0,3}", topology):
         jax.config.update("jax_num_cpu_devices", int(topology.removeprefix("cuda:")))
@@ -91,7 +91,7 @@ def compiled(lowered: Lowered) -> Compiled:
     """Returns a program compiled for the devices that it was lowered for.
 
     Raises:
-        InputError: they have too little memory for it.
+      InputError: they have too little memory for it.
     """
     began = time.perf_counter()
     try:
@@ -166,7 +166,7 @@ def target(kernels: Sequence[str], device: Device) -> Target:
     """The device, as one on which kernels are validated.
 
     Raises:
-        InputError: there is no such kernel for it.
+      InputError: there is no such kernel for it.
     """
     there = [name for name, kernel in KERNELS.items() if kernel.platform == device.platform]
     if unknown := set(kernels) - set(there):

@@ -73,7 +73,7 @@ class Haystack:
         The needle follows the last end of a sentence within that share.
 
         Raises:
-            InputError: the needle and its question alone are longer.
+          InputError: the needle and its question alone are longer.
         """
         if length < self.min_length:
             raise InputError(f"{length} tokens: the needle and its question alone are {self.min_length}")
@@ -97,7 +97,7 @@ def repeat_text(tokenizer: Tokenizer, text: str, count: int) -> list[int]:
     """Returns the first tokens of a text, followed by its paragraphs in other random orders until there are enough.
 
     Raises:
-        InputError: there is nothing in the text.
+      InputError: there is nothing in the text.
     """
     paragraphs = re.split(r"\n\s*\n", text.strip())
     shuffled = random.Random(0)

@@ -63,8 +63,8 @@ def evaluate_grid(
     """Returns a cell for every length and depth; by default eight lengths up to the model's context.
 
     Raises:
-        InputError: a length with no room for needle and question, or beyond the context; a depth outside 0 to 1; an
-            answer without a word; an option outside of its range.
+      InputError: a length with no room for needle and question, or beyond the context; a depth outside 0 to 1; an
+        answer without a word; an option outside of its range.
     """
     if not needle.keywords:
         raise InputError(f"answer={needle.answer!r}: has no words to look for")

@@ -114,7 +114,7 @@ def test_ranges_of_keys_combine():
 def test_positions_may_be_wide():
     with jax.enable_x64(True):
         arrays, spec = inputs(1, 300, 600, 2, 1, 4, dtype=jnp.float64), AttentionSpec(0.5, chunk=100)
-        found = attention(*arrays[:3], spec=spec, offsets=jnp.array([250], jnp.int64))
+        found = attention(AttentionInputs(*arrays[:3], offsets=jnp.array([250], jnp.int64)), spec)
         assert_equal(found, reference(arrays._replace(offsets=jnp.array([250], jnp.int32)), spec), 1e-12)
 
 
@@ -133,7 +133,7 @@ def test_on_a_mesh_nothing_is_gathered(axes):
     expected = reference(given, spec)
 
     def ours(given: AttentionInputs) -> AttentionOutput:
-        return attention(given.query, given.key, given.value, offsets=given.offsets, spec=spec)
+        return attention(AttentionInputs(given.query, given.key, given.value, given.offsets), spec)
 
     mesh = jaxllm.make_mesh(**axes)
     with jax.set_mesh(mesh):

@@ -23,7 +23,7 @@ def temporary(queries, keys, offset=0):
     query, kept = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, queries, 4, 16), (1, 4, keys, 16)))
 
     def call(query, key, value):
-        return attention(query, key, value, offsets=jnp.array([offset]), spec=AttentionSpec(1.0))
+        return attention(AttentionInputs(query, key, value, jnp.array([offset])), AttentionSpec(1.0))
 
     memory = jax.jit(call).lower(query, kept, kept).compile().memory_analysis()
     assert memory is not None
@@ -114,7 +114,7 @@ def test_a_long_call_has_gradients_through_the_entry():
         return (f(floats).out ** 2).sum()
 
     def ours(floats):
-        return attention(floats.query, floats.key, floats.value, sinks=floats.sinks, offsets=offsets, spec=scores)
+        return attention(AttentionInputs(floats.query, floats.key, floats.value, offsets, sinks=floats.sinks), scores)
 
     def curved(f):
         return jax.jvp(jax.grad(partial(loss, f=f)), (given,), (jax.tree.map(jnp.cos, given),))
@@ -131,7 +131,7 @@ def test_gradients_have_the_dtypes_of_what_they_are_by(queries):
     given = given._replace(key=given.key.astype(jnp.bfloat16), value=given.value.astype(jnp.float16))
 
     def loss(given):
-        return attention(*given[:3], spec=AttentionSpec(1.0)).out.sum()
+        return attention(AttentionInputs(*given[:3]), AttentionSpec(1.0)).out.sum()
 
     found = jax.eval_shape(jax.grad(loss), given)
     assert [x.dtype for x in found[:3]] == [x.dtype for x in given[:3]]

@@ -81,7 +81,7 @@ def test_the_kernel_stands_beside_what_other_platforms_run():
     query, key = jnp.ones((1, 300, 4, 64), jnp.bfloat16), jnp.ones((1, 4, 600, 64), jnp.bfloat16)
 
     def loss(query):
-        return attention(query, key, key, spec=AttentionSpec(1.0)).out.astype(jnp.float32).sum()
+        return attention(AttentionInputs(query, key, key), AttentionSpec(1.0)).out.astype(jnp.float32).sum()
 
     with override_target(aimed("cuda", "flash_gpu")):
         value, gradient = jax.jit(jax.value_and_grad(loss))(query)
@@ -100,7 +100,7 @@ def test_a_kernel_that_rounds_logarithms_makes_no_gradient():
     )
 
     def loss(query, key, value):
-        return attention(query, key, value, spec=AttentionSpec(1.0)).out.astype(jnp.float32).sum()
+        return attention(AttentionInputs(query, key, value), AttentionSpec(1.0)).out.astype(jnp.float32).sum()
 
     with override_target(target):
         forward, backward = (

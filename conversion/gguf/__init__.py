@@ -1,4 +1,4 @@
-"""GGUF files, llama.cpp's own, presented under Hugging Face's names."""
+"""Reads GGUF files, the format of llama.cpp, as Hugging Face checkpoints."""
 
 from conversion.gguf.to_hf import VOCABULARY, Presented, present_gguf
 

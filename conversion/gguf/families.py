@@ -1,7 +1,7 @@
-"""Hugging Face's config for each architecture of GGUF: a row says what its keys are called, and what goes unsaid.
+"""Builds Hugging Face's config.json from the metadata of a GGUF file; each architecture has a row in a table.
 
-What a file does not say is as in llama.cpp's src/models/, or where that approximates (it has one GELU), as in the
-published config.json.
+A row maps keys, and gives values that files leave out: those of llama.cpp's src/models/, or of the published
+config.json where llama.cpp approximates. For example, it has only one GELU.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,11 +28,18 @@ LAYER_NORM = "attention.layer_norm_epsilon"
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: Hugging Face's `model_type`, and the rows of its tensors.
+    """An architecture of GGUF: its `model_type`, the rows of its tensors, and how its config is built.
 
-    `sizes` and `numbers` map keys of the config to sizes and to keys of the metadata; `fixed` are keys with their
-    values; `theta` and `partial` are the names of two rotary keys, `theta` None where there is none; `more` adds what
-    depends on the file. Sizes that no key tells must be the usual ones, except those that `more` looks `at`.
+    Attributes:
+      model_type: Hugging Face's name of the architecture.
+      rows: the modules of the model.
+      sizes: names of `GGUFModel.sizes`, by the keys of config.json that they become.
+      numbers: keys of the metadata, by the keys of config.json that they become.
+      fixed: keys of config.json that always have the same value.
+      theta: Hugging Face's key of the rotary base; None if the architecture has no rotary embeddings.
+      partial: Hugging Face's key of the rotated share of a head, if there is one.
+      extra_config: returns keys of config.json that depend on the file.
+      checked_sizes: sizes that `extra_config` reads. Every other size without a key must have its usual value.
     """
 
     model_type: str

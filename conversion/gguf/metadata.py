@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file, read so that nothing in it goes unnoticed, and what all architectures read alike.
+"""Reads the metadata of a GGUF file so that no key is ignored silently, and the keys that all architectures have.
 
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and `gguf.constants.Keys`; defaults: `load_hparams` in
 llama.cpp's src/llama-model.cpp.
@@ -18,11 +18,11 @@ from jaxllm.text.gguf_metadata import Metadata
 
 # Keys without effect on the logits, by how they begin.
 HARMLESS = {
-    "general.": "names, authors, licences, the kind of quantisation; its architecture and type are read",
+    "general.": "names, authors, licenses, the kind of quantization; its architecture and type are read",
     "tokenizer.": "the vocabulary, which the tokenizer reads, and the special tokens",
     "split.": "how the tensors are spread over files, which the reader checks",
     "quantize.": "how the importance of weights was measured",
-    "mradermacher.": "who quantised it, and when",
+    "mradermacher.": "who quantized it, and when",
 }
 # Keys of an architecture with the only values under which they change nothing.
 NEUTRAL = {
@@ -39,7 +39,7 @@ NEUTRAL = {
 
 @dataclass(frozen=True)
 class GGUFModel:
-    """What a file says of its model: keys yet to be taken, the sizes that all have, and the tensors."""
+    """The metadata of a model: the keys that were not read yet, the sizes that all models have, and the tensors."""
 
     header: Header
     architecture: str
@@ -88,7 +88,7 @@ def read_model(header: Header, tensors: Mapping[str, Stored], known: Sequence[st
     """Reads what the metadata of a file say of its model, including its sizes.
 
     Raises:
-        InputError: a key is missing or of no sense, or the file is none of a model.
+      InputError: a key is missing or invalid, or the file does not describe a supported model.
     """
     general = ConfigReader(header.values, str(header.file))
     for key, values in (("general.type", ("model",)), ("general.quantization_version", (2,))):

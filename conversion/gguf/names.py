@@ -1,8 +1,9 @@
 """Hugging Face's names for the tensors of a GGUF file, architecture by architecture.
 
-A line has Hugging Face's module, the file's, what is to be undone (`changes.py`), and `optional` where a model may be
-without. Both have a `.weight`, and a `.bias` where the file has one. A name that begins with a dot is a layer's; `{e}`
-runs over experts, or heads, which the file has in one tensor. The file's names: `gguf.constants.TENSOR_NAMES`.
+A line has the name of a module in Hugging Face, its name in the file, a key of `transforms.CHANGES` if the weights must
+be changed, and `optional` if a model may lack the module. A module has a `.weight`, and a `.bias` if the file has one.
+A name that begins with a dot belongs to a layer. `{e}` runs over experts or heads, which the file stores in one tensor.
+The names in files are those of `gguf.constants.TENSOR_NAMES`.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from conversion.gguf.transforms import CHANGES
 
 
 class GGUFRow(NamedTuple):
-    """One module: Hugging Face's name, the file's name, a key of `CHANGES`, whether it has to be there."""
+    """One module: Hugging Face's name, the name in the file, a key of `CHANGES`, and whether a model may lack it."""
 
     target: str
     source: str
@@ -20,7 +21,7 @@ class GGUFRow(NamedTuple):
 
 
 def rows(stem: str, *texts: str) -> tuple[GGUFRow, ...]:
-    """Reads lines as above; `stem` is what Hugging Face's names in layers begin with."""
+    """Parses the lines of a table; `stem` is the prefix of Hugging Face's names in layers."""
     result = []
     for line in filter(str.strip, "\n".join(texts).splitlines()):
         name, own, *rest = line.split()

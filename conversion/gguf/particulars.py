@@ -1,4 +1,4 @@
-"""What a config has that is an architecture's own, and is not a matter of names: each function adds keys to it."""
+"""Keys of config.json that only one architecture has, or that depend on the file: each function returns some."""
 
 from typing import Any
 

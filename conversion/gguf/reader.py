@@ -1,4 +1,4 @@
-"""The tensors of GGUF files under their own names; quantised ones are dequantised when read."""
+"""Reads the tensors of GGUF files. Quantized ones are dequantized as they are read."""
 
 import math
 import re
@@ -59,7 +59,7 @@ class Stored(NamedTuple):
             return map_array(self.file, self.offset, self.dtype, self.shape)
         weights, size = GGML_QUANT_SIZES[self.kind]
         blocks = (*self.shape[:-1], self.shape[-1] // weights * size)
-        with np.errstate(all="ignore"):  # a scale may be infinite, and is then told as any weight is
+        with np.errstate(all="ignore"):  # an infinite scale is reported as any other infinite weight
             return dequantize(map_array(self.file, self.offset, np.dtype(np.uint8), blocks), self.kind)
 
 
@@ -67,7 +67,7 @@ def read_gguf(path: Path) -> tuple[Header, dict[str, Stored]]:
     """Reads the header of a file, or of the first of several shards, and finds the tensors of all shards.
 
     Raises:
-        InputError: a file is broken or missing, or a tensor is of a type that cannot be read; one line.
+      InputError: a file is broken or missing, or a tensor is of a type that cannot be read; one line.
     """
     header = read_header(path)
     shards = [header, *(read_header(file) for file in _later_shards(header))]

@@ -1,4 +1,4 @@
-"""The rotary settings of a GGUF file, as Transformers v4 spells them."""
+"""Reads the rotary settings of a GGUF file, and returns them with the keys of Transformers v4."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def rope(model: GGUFModel, theta: str = "rope_theta", partial: str | None = None
     """Returns the rotary keys of config.json; `theta` and `partial` are Hugging Face's names of two of them.
 
     Raises:
-        InputError: a kind of scaling that is not known, or one that the file does not tell in full.
+      InputError: the kind of scaling is unknown, or the file does not describe it completely.
     """
     base = model.number("rope.freq_base", 10_000.0)
     dim = model.sizes["rope_dim"]

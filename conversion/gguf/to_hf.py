@@ -1,4 +1,4 @@
-"""A GGUF file as Hugging Face would spell it: what llama.cpp's converter did, undone.
+"""Presents a GGUF file as a Hugging Face checkpoint, by inverting llama.cpp's converter.
 
 The transformations are those of the `conversion/` folder of github.com/ggml-org/llama.cpp.
 """
@@ -46,12 +46,12 @@ class Presented(NamedTuple):
 def present_gguf(path: Path) -> Presented:
     """Returns Hugging Face's config and tensors for a GGUF file, or for the first of its shards.
 
-    Tensors are read, and dequantised (to float32), one by one when asked for; experts, which the file has in one
-    tensor, each on its own. An output matrix that is the embedding byte for byte is left out.
+    Tensors are read one by one on request, and dequantized to float32. Experts, which the file stores in one tensor,
+    are separate tensors. A head that equals the embedding byte for byte is left out.
 
     Raises:
-        InputError: the file is broken or none of a supported model, a key may change the mathematics and is not
-            handled, or a tensor is missing, left over or of a shape that its sizes do not allow; one line.
+      InputError: the file is damaged or its model is not supported, a key may change the results and is not handled, or
+        a tensor is missing, unknown, or has a wrong shape.
     """
     header, stored = read_gguf(path)
     model = read_model(header, stored, KNOWN)

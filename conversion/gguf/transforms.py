@@ -1,4 +1,4 @@
-"""What llama.cpp's converter does to weights, undone (`modify_tensors` in the files of its `conversion/`)."""
+"""Inverts the changes that llama.cpp's converter makes to weights (`modify_tensors` in its `conversion/`)."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,9 +11,9 @@ Sizes = Mapping[str, int]
 
 
 class Change(NamedTuple):
-    """From the weight in the file to Hugging Face's.
+    """Maps a weight of the file to Hugging Face's.
 
-    `rows` is the length that the first axis must have, `shape` makes the result's shape from the file's.
+    `rows` gives the required length of the first axis, `shape` the shape of the result from that in the file.
     """
 
     apply: Callable[[np.ndarray, Sizes], np.ndarray]
@@ -55,9 +55,9 @@ CHANGES = {
     "interleave": Change(_interleaved, lambda sizes: 3 * sizes["heads"] * sizes["head_dim"]),
     "group": Change(_grouped, lambda sizes: (sizes["heads"] + 2 * sizes["kv_heads"]) * sizes["head_dim"]),
     "transpose": Change(lambda array, sizes: array.T, shape=lambda shape: shape[::-1]),
-    # Gemma multiplies by 1 + weight, and llama.cpp by what it has stored.
+    # Gemma multiplies by 1 + weight. llama.cpp stores that sum.
     "less-one": Change(lambda array, sizes: array - array.dtype.type(1)),
-    # One tensor for all, cut along its first axis before anything is read.
+    # One tensor holds all experts or heads; slices along its first axis are read separately.
     "each-expert": Change(_same, lambda sizes: sizes["experts"]),
     "each-head": Change(_same, lambda sizes: sizes["heads"]),
     "each-kv_head": Change(_same, lambda sizes: sizes["kv_heads"]),

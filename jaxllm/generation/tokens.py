@@ -79,8 +79,9 @@ def generate_steps(model: Decoder, prompts: Sequence[Sequence[int]], **options: 
     A row ends with an end token, after `max_new_tokens`, or at the model's maximum length. Row r draws from the seed
     and r, so the first row is the same in any batch.
 
-    At each step a `prompt_cache` holds all tokens that were processed so far. These may be ahead of the step; the next
-    prompt drops them. In front of a sliding window that has begun to overwrite positions, none is ahead.
+    At each step a `prompt_cache` holds all tokens that were processed so far. They may include tokens of later steps,
+    which the next prompt drops. Once a sliding window has begun to overwrite positions they do not, because dropping a
+    token would not restore the position that it has overwritten.
 
     Args:
       model: the model.

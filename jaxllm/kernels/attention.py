@@ -68,23 +68,11 @@ _HEAD: Any = ("heads",)
 _AXES = AttentionInputs(_QUERY, _KEY, _KEY, _ROW, _ROW, _HEAD, _KEY[:3], _KEY[:3], _HEAD)
 
 
-def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array | None = None,
-    *,
-    spec: AttentionSpec,
-    offsets: jax.Array | None = None,
-    lengths: jax.Array | None = None,
-    sinks: jax.Array | None = None,
-    key_scale: jax.Array | None = None,
-    value_scale: jax.Array | None = None,
-) -> AttentionOutput:
+def attention(inputs: AttentionInputs, spec: AttentionSpec) -> AttentionOutput:
     """Computes attention of query [B T N H] on key [B K S H] and value [B K S V], with N // K query heads per key head.
 
-    `AttentionInputs` describes the arguments, `AttentionSpec` how scores are computed and masked. On a mesh each device
-    computes its own rows and heads. Key-value heads that are fewer than the devices must be repeated before
-    (`jaxllm.sharding.kv_head_replicas`).
+    On a mesh each device computes its own rows and heads. Key-value heads that are fewer than the devices must be
+    repeated before (`jaxllm.sharding.kv_head_replicas`).
 
     Returns:
       The outputs [B T N V], and the log-sum-exps [B T N] by which outputs of several ranges of keys can be merged.
@@ -92,10 +80,11 @@ def attention(
     Raises:
       ValueError: the number of query heads is not a multiple of the number of key-value heads.
     """
-    inputs = AttentionInputs(query, key, value, offsets, lengths, sinks, key_scale, value_scale)
+    heads = inputs.query.shape[2]
+    kv_heads = inputs.key.shape[1]
+    if heads % kv_heads:
+        raise ValueError(f"{heads} query heads cannot share {kv_heads} key-value heads evenly")
     inputs = inputs._replace(slopes=alibi_slopes(inputs, spec))
-    if query.shape[2] % key.shape[1]:
-        raise ValueError(f"{query.shape[2]} query heads cannot share {key.shape[1]} key-value heads evenly")
     axes: Any = [None if x is None else names for x, names in zip(inputs, _AXES, strict=True)]
     return shard_map_by_axes(
         partial(_dispatch, spec), inputs, AttentionInputs(*axes), AttentionOutput(_QUERY, _QUERY[:3])

@@ -22,7 +22,6 @@ class AttentionCall:
     dtype: jnp.dtype
     spec: AttentionSpec
     has_offsets: bool = True
-    has_lengths: bool = False
     has_sinks: bool = False
     quantized: bool = False
     shared_value: bool = False
@@ -38,7 +37,6 @@ class AttentionCall:
             dtype=jnp.dtype(inputs.query.dtype),
             spec=spec,
             has_offsets=inputs.offsets is not None,
-            has_lengths=inputs.lengths is not None,
             has_sinks=inputs.sinks is not None,
             quantized=inputs.key_scale is not None,
             shared_value=inputs.value is None,

@@ -10,7 +10,7 @@ from jaxllm.cache import CacheSpec, CallContext, KVCache, KVView, LayerCache, Ro
 from jaxllm.cache.quantized_kv import values_and_scale
 from jaxllm.config import ALiBiConfig, AttentionConfig
 from jaxllm.kernels.attention import attention
-from jaxllm.kernels.spec import AttentionOutput, AttentionSpec
+from jaxllm.kernels.spec import AttentionInputs, AttentionOutput, AttentionSpec
 from jaxllm.nn.linear import Linear
 from jaxllm.nn.norm import apply_norm, build_qk_norm
 from jaxllm.nn.parameter import ParameterFactory, build, register_module
@@ -133,14 +133,5 @@ def attend(query: jax.Array, view: KVView, spec: AttentionSpec, sinks: jax.Array
     value_scale = key_scale
     if view.value is not None:
         value, value_scale = values_and_scale(view.value)
-    return attention(
-        query,
-        key,
-        value,
-        spec=spec,
-        offsets=view.offsets,
-        lengths=view.lengths,
-        sinks=sinks,
-        key_scale=key_scale,
-        value_scale=value_scale,
-    )
+    inputs = AttentionInputs(query, key, value, view.offsets, view.lengths, sinks, key_scale, value_scale)
+    return attention(inputs, spec)

@@ -8,7 +8,7 @@ from jaxllm.cache import CacheSpec, CallContext, KVCache, KVView, LayerCache
 from jaxllm.cache.quantized_kv import KVArray, values_and_scale
 from jaxllm.config import LatentAttentionConfig
 from jaxllm.kernels.attention import attention
-from jaxllm.kernels.spec import AttentionOutput, AttentionSpec, merge_partials
+from jaxllm.kernels.spec import AttentionInputs, AttentionOutput, AttentionSpec, merge_partials
 from jaxllm.nn.attention import QUERY_AXES, attend
 from jaxllm.nn.linear import Linear, linear_per_head, linear_per_head_transposed
 from jaxllm.nn.parameter import ParameterFactory, build, register_module
@@ -93,7 +93,7 @@ class LatentAttention(nnx.Module):
             offsets = None
             if view.offsets is not None:
                 offsets = view.offsets - start
-            return attention(query, key, value, spec=AttentionSpec(self.config.scale), offsets=offsets)
+            return attention(AttentionInputs(query, key, value, offsets), AttentionSpec(self.config.scale))
 
         size = values_and_scale(view.key)[0].shape[2]
         if view.offsets is None or size <= LATENT_BLOCK:

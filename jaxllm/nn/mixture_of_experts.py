@@ -41,7 +41,10 @@ class Router(nnx.Module):
         return experts, weights * self.config.routed_scaling_factor
 
     def _selection_scores(self, scores: jax.Array) -> jax.Array:
-        """Returns the scores [B T E] that experts are selected by: corrected, and -inf outside the best groups."""
+        """Returns the scores [B T E] by which experts are selected.
+
+        The correction bias is added, and experts outside the selected groups get -inf.
+        """
         config = self.config
         if self.score_correction_bias is not None:
             scores = scores + self.score_correction_bias[...]

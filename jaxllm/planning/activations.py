@@ -43,7 +43,8 @@ def activation_bytes(
       and as weights, (4 + w) B N t s. Keys and values are part of the cache. Latent attention expands s latents at a
       time; its first term is w B (T + s) N (H + V);
     - a feed-forward network: its input, w B T D, and gate and up in float32, 8 B T F;
-    - a mixture of experts: that for the k experts of every token, and the rows of their results, 4 B T k D.
+    - a mixture of experts: the memory of a feed-forward network for each of a token's k experts, and their results,
+      4 B T k D.
 
     A pipeline has a microbatch for B. It also holds its input and output, 2 w B T D, and two microbatches in transit.
     Before its loop, the TPU compiler copies the output projections of all attention layers to another layout if T > 1:

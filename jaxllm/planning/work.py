@@ -46,7 +46,7 @@ class Workload:
         """The bytes that it takes of each device of a mesh.
 
         Raises:
-            InputError: the model cannot be split so.
+          InputError: the model cannot be split so.
         """
         config = self.config
         stored = self.stored

@@ -107,7 +107,7 @@ def gathered_spec(shape: tuple[int, ...], axes: tuple[str, ...]) -> PartitionSpe
 
 
 def gather(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """Gathers a weight with the given logical axes over `fsdp`, if it is split over it."""
+    """Gathers a weight with the given logical axes over `fsdp`; returns it unchanged if `fsdp` does not split it."""
     spec = gathered_spec(weight.shape, axes)
     if spec is None:
         return weight

@@ -1,4 +1,4 @@
-"""Vocabularies of tokenizer.json, through the `tokenizers` library. Decoding is our own, to go token by token."""
+"""Vocabularies of tokenizer.json, through the `tokenizers` library. Our own code decodes, token by token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a path to a tokenizer: which file it is, and which backend reads it (imported only then)."""
+"""Loads a tokenizer from a path: finds its file, and imports the backend that reads it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     chat template from the files that Transformers keeps beside them (tokenizer_config.json and others), if there.
 
     Raises:
-        InputError: no such file, none of these formats, or a broken one.
+      InputError: no such file, none of these formats, or a broken one.
     """
     path = Path(path)
     with library_errors(path):

@@ -1,4 +1,4 @@
-"""What sentencepiece and tiktoken share: added tokens cut a text into segments, and BOS and EOS go around it."""
+"""The part that sentencepiece and tiktoken share: added tokens split a text into segments; BOS and EOS surround it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class SegmentedVocabulary(ABC):
     """A vocabulary that knows nothing of added tokens, and the tokens added to it.
 
     Args:
-        size: of the vocabulary alone.
-        own: tokens of the vocabulary that are to be found in texts as added tokens are.
-        settings: adds tokens, and names some of the vocabulary's as special.
+      size: of the vocabulary alone.
+      own: tokens of the vocabulary that are to be found in texts as added tokens are.
+      settings: adds tokens, and names some of the vocabulary's as special.
     """
 
     errors = "replace"

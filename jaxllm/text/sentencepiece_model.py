@@ -1,4 +1,4 @@
-"""tokenizer.model, through the sentencepiece library."""
+"""Vocabularies of tokenizer.model, through the sentencepiece library."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def load_sentencepiece(path: Path, settings: Settings) -> Tokenizer:
     By default BOS is added and EOS is not; tokenizer_config.json may say otherwise.
 
     Raises:
-        InputError: the file is not such a model.
+      InputError: the file is not such a model.
     """
     with library_errors(path):
         model = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Token ids to text, one id at a time. Decoding a whole list is the same code run to its end."""
+"""Decodes token ids to text, one id at a time."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TextStream:
     (a Unicode code point) whose bytes span several tokens is held back until it is whole, or until `finish`.
 
     Args:
-        piece: bytes of a token, given its id and whether it is the first of its text; None for a token to skip.
-        errors: how bytes that are not UTF-8 become text, as in `bytes.decode`.
+      piece: bytes of a token, given its id and whether it is the first of its text; None for a token to skip.
+      errors: how bytes that are not UTF-8 become text, as in `bytes.decode`.
     """
 
     def __init__(self, piece: Callable[[int, bool], bytes | None], errors: str = "replace"):

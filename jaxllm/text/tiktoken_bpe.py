@@ -27,10 +27,10 @@ class TiktokenVocabulary(SegmentedVocabulary):
     """Byte strings merged in the order of their ranks.
 
     Args:
-        pattern: cuts a text into words.
-        ranks: byte strings that merging may arrive at, in order of priority.
-        ids: every token's id.
-        own: added tokens that the format itself brings.
+      pattern: cuts a text into words.
+      ranks: byte strings that merging may arrive at, in order of priority.
+      ids: every token's id.
+      own: added tokens that the format itself brings.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ def load_gpt2(vocab: Path, merges: Path, settings: Settings) -> Tokenizer:
     """Reads vocab.json (token to id, bytes as GPT-2's characters) and merges.txt (pairs in order of priority).
 
     Raises:
-        InputError: the files are not a byte-level vocabulary, do not fit each other, or belong to a kind of tokenizer
-            that splits words in another way than GPT-2 and needs its tokenizer.json to say how.
+      InputError: the files are not a byte-level vocabulary, do not fit each other, or belong to a kind of tokenizer
+        that splits words in another way than GPT-2 and needs its tokenizer.json to say how.
     """
     kind = (settings.tokenizer_class or "GPT2Tokenizer").removesuffix("Fast")
     if kind not in ("GPT2Tokenizer", "CodeGenTokenizer") or settings.add_prefix_space:
@@ -136,7 +136,7 @@ def load_llama3(path: Path, settings: Settings) -> Tokenizer:
     BOS is added to every text.
 
     Raises:
-        InputError: the file is broken, or another model's, whose pattern and special tokens it does not tell.
+      InputError: the file is broken, or another model's, whose pattern and special tokens it does not tell.
     """
     with library_errors(path):
         lines = [line.split() for line in path.read_bytes().splitlines() if line]

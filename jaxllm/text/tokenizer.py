@@ -1,4 +1,4 @@
-"""The one interface to every kind of vocabulary."""
+"""The tokenizer: one interface to every kind of vocabulary."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Tokenizer:
     """Text to token ids and back, with the model's special tokens and chat template.
 
     Attributes:
-        vocab_size: one more than the largest id. A model's own embedding is often padded beyond it.
-        bos_token_id: None where the model has none.
-        eos_token_ids: every id that ends a generation; empty where none is known.
-        special_tokens: `bos_token`, `eos_token`, ... to their text, as the chat template sees them.
+      vocab_size: one more than the largest id. A model's own embedding is often padded beyond it.
+      bos_token_id: None where the model has none.
+      eos_token_ids: every id that ends a generation; empty where none is known.
+      special_tokens: `bos_token`, `eos_token`, ... to their text, as the chat template sees them.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class Tokenizer:
         """The ids of a text. Special tokens spelled out in it are parsed as such.
 
         Args:
-            text: any text. One that `apply_chat_template` returned has its special tokens already.
-            add_special_tokens: add what the model expects around a text (BOS, CLS and SEP, or nothing).
+          text: any text. One that `apply_chat_template` returned has its special tokens already.
+          add_special_tokens: add what the model expects around a text (BOS, CLS and SEP, or nothing).
         Raises:
-            InputError: the text holds a lone surrogate, which no UTF-8 and so no token can spell.
+          InputError: the text holds a lone surrogate, which no UTF-8 and so no token can spell.
         """
         try:
             text.encode("utf-8")
@@ -107,7 +107,7 @@ class Tokenizer:
         """The text of a list (or array) of ids. Nothing is tidied up: spaces stay where the model put them.
 
         Raises:
-            InputError: an id is not in the vocabulary.
+          InputError: an id is not in the vocabulary.
         """
         stream = self.stream(skip_special_tokens)
         ids = getattr(ids, "tolist", lambda: ids)()
@@ -157,12 +157,12 @@ class Tokenizer:
         The text contains the special tokens: encode it without adding any.
 
         Args:
-            messages: dicts of plain JSON data, as a rule {"role": "user", "content": "..."}.
-            add_generation_prompt: end with the start of the assistant's answer.
-            chat_template: the name of one of the model's templates, or a template.
-            **kwargs: what else the template understands, such as `tools` (JSON schemas) or `documents`.
+          messages: dicts of plain JSON data, as a rule {"role": "user", "content": "..."}.
+          add_generation_prompt: end with the start of the assistant's answer.
+          chat_template: the name of one of the model's templates, or a template.
+          **kwargs: what else the template understands, such as `tools` (JSON schemas) or `documents`.
         Raises:
-            InputError: there is no template, it refuses these messages, or it is broken or not safe to run.
+          InputError: there is no template, it refuses these messages, or it is broken or not safe to run.
         """
         template = self._choose_template(chat_template, kwargs.get("tools") is not None)
         variables = {"tools": None, "documents": None, **self.special_tokens, **kwargs}

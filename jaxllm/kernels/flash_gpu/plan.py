@@ -97,7 +97,10 @@ class LaunchPlan:
 
 
 def plan_launch(call: AttentionCall, tiles: Tiles) -> LaunchPlan:
-    """Packs heads that share a key where queries would not fill a block, and splits keys to occupy all multiprocessors.
+    """Divides a call into blocks.
+
+    If the queries of a head do not fill a block, all heads of a key-value head share one. If there are fewer blocks
+    than multiprocessors, the keys are split.
 
     Raises:
       ValueError: the tiles need more registers than there are.
